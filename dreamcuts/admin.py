@@ -1,0 +1,133 @@
+"""What people ask of the queue: lists, details, progress. On psycopg, one short statement at a time.
+
+    with Admin.connect(dsn) as admin:
+        job = admin.find_job("5f3c")
+        print(admin.job(job)["state"])
+
+Rows are dicts with the columns' names, as they are printed by `--json`. References to jobs and manifests are
+what people type: a uuid, its beginning, or `manifest/job_id`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from dreamcuts.db.migrate import connect, status
+from dreamcuts.db.sql import query
+from dreamcuts.errors import NotFound
+
+Row = dict[str, Any]
+
+JOB_STATES = ("ready", "blocked", "delayed", "pending", "processing", "completed", "failed", "cancelled")
+MANIFEST_STATUSES = ("planning", "ready_to_dispatch", "rendering", "done", "failed")
+OVER = frozenset({"completed", "failed", "cancelled"})
+SHORTEST_PREFIX = 4
+
+
+class Admin:
+    """The queue as an operator sees it."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def connect(cls, dsn: str) -> Iterator[Self]:
+        """Connect, and check that the schema fits this version. Raises DatabaseError with the way out."""
+        status(dsn).check()
+        with connect(dsn) as connection:
+            yield cls(connection)
+
+    def list_jobs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        type: str | None = None,
+        manifest: UUID | None = None,
+        limit: int = 50,
+    ) -> list[Row]:
+        """Jobs, newest first. `states` holds any of JOB_STATES; `type` is a full type name."""
+        return self._many("list_jobs", states=list(states) or None, type=type, manifest=manifest, limit=limit)
+
+    def job(self, job: UUID) -> Row:
+        """One job with its failed `attempts_made` and its `provider_calls`. Raises NotFound."""
+        row = self._one("show_job", id=job)
+        if row is None:
+            raise NotFound(f"Job {job} does not exist.")
+        return row | {
+            "attempts_made": self._many("show_job_attempts", id=job),
+            "provider_calls": self._many("show_job_calls", id=job),
+        }
+
+    def list_manifests(self, *, status: str | None = None, limit: int = 50) -> list[Row]:
+        """Manifests, newest first, with counts of their jobs."""
+        return self._many("list_manifests", status=status, limit=limit)
+
+    def manifest(self, manifest: UUID) -> Row:
+        """One manifest with its `jobs` and its `spend` by provider. Raises NotFound."""
+        row = self._one("show_manifest", id=manifest)
+        if row is None:
+            raise NotFound(f"Manifest {manifest} does not exist.")
+        return row | {"jobs": self.manifest_jobs(manifest), "spend": self.spend(manifest)}
+
+    def manifest_jobs(self, manifest: UUID) -> list[Row]:
+        """The manifest's jobs in the order of their work."""
+        return self._many("manifest_jobs", manifest=manifest)
+
+    def spend(self, manifest: UUID) -> list[Row]:
+        """`provider`, `calls` and `cost_usd` of a manifest."""
+        return self._many("manifest_spend", manifest=manifest)
+
+    def find_job(self, reference: str) -> UUID:
+        """The job meant by a uuid, the beginning of one, or `manifest/job_id`. Raises NotFound."""
+        if "/" in reference:
+            manifest_part, _, job_id = reference.partition("/")
+            manifest = self.find_manifest(manifest_part)
+            row = self._one("job_of_manifest", manifest=manifest, job_id=job_id)
+            if row is None:
+                names = ", ".join(job["job_id"] for job in self.manifest_jobs(manifest))
+                raise NotFound(f"Manifest {manifest} has no job {job_id!r}. Its jobs: {names or 'none'}.")
+            return UUID(str(row["id"]))
+        return self._by_prefix(reference, "job", "jobs_between")
+
+    def find_manifest(self, reference: str) -> UUID:
+        """The manifest meant by a uuid or the beginning of one. Raises NotFound."""
+        return self._by_prefix(reference, "manifest", "manifests_between")
+
+    def _by_prefix(self, reference: str, what: str, name: str) -> UUID:
+        digits = reference.replace("-", "").lower()
+        if not re.fullmatch(r"[0-9a-f]{1,32}", digits):
+            hint = " or MANIFEST/JOB_ID" if what == "job" else ""
+            raise NotFound(f"{reference!r} is no {what} id. Give a uuid, the beginning of one{hint}.")
+        if len(digits) < SHORTEST_PREFIX:
+            raise NotFound(
+                f"{reference!r} is too short for the beginning of a {what} id: give {SHORTEST_PREFIX} digits."
+            )
+        found = self._many(name, low=UUID(digits.ljust(32, "0")), high=UUID(digits.ljust(32, "f")))
+        if not found:
+            raise NotFound(
+                f"No {what} has an id that begins with {reference!r}."
+                if len(digits) < 32
+                else f"There is no {what} {reference}."
+            )
+        if len(found) > 1:
+            some = ", ".join(str(row["id"]) for row in found)
+            raise NotFound(f"More than one {what} id begins with {reference!r}: {some} ...")
+        return UUID(str(found[0]["id"]))
+
+    def _many(self, name: str, **values: Any) -> list[Row]:
+        statement = query(name)
+        statement.arguments(values)  # a missing or a misspelt parameter is a TypeError
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(statement.psycopg_text, values).fetchall()
+
+    def _one(self, name: str, **values: Any) -> Row | None:
+        rows = self._many(name, **values)
+        return rows[0] if rows else None

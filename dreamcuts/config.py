@@ -1,0 +1,129 @@
+"""Settings, from the environment and `.env.local` (the environment wins).
+
+The names are those of the product's founding document: no prefix, upper case. A worker asks only for what
+its job types need; `Settings.require` says what is missing and for what. Keys are SecretStr, so that no
+repr, log line or error can show them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dreamcuts.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. `Settings.load()` reads it and explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env.local",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: SecretStr | None = Field(None, description="Postgres, e.g. postgresql://user@host/db")
+    supabase_url: str | None = Field(None, description="Supabase project; its Storage keeps the assets")
+    supabase_service_role_key: SecretStr | None = Field(None, description="Key for Supabase Storage")
+    elevenlabs_api_key: SecretStr | None = Field(None, description="Speech, music and sound effects")
+    fal_key: SecretStr | None = Field(None, description="Images, video and lip sync")
+    shotstack_api_key: SecretStr | None = Field(None, description="The final render")
+
+    elevenlabs_base_url: str = Field("https://api.elevenlabs.io", description="ElevenLabs API")
+    fal_queue_url: str = Field("https://queue.fal.run", description="fal queue API")
+    shotstack_base_url: str = Field("https://api.shotstack.io", description="Shotstack API, without /edit")
+
+    storage_bucket: str = Field("production-assets", description="Supabase Storage bucket")
+    storage_dir: Path | None = Field(None, description="Keep assets in this folder instead of Supabase")
+    storage_base_url: str | None = Field(None, description="Where STORAGE_DIR is served from")
+    allow_private_urls: bool = Field(
+        False, description="Let payload URLs point to loopback and private addresses (the sandbox needs it)"
+    )
+    max_download_mb: int = Field(512, ge=1, description="Largest file fetched from a provider, in MiB")
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
+    enable_workers: bool = Field(True, description="false: `dreamcuts work` starts, but claims nothing")
+    enable_health_check: bool = Field(False, description="Serve /health and /status")
+    health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
+    max_concurrent_jobs: int | None = Field(None, ge=1, description="Slots per job type")
+    retry_delay_ms: int | None = Field(None, ge=0, description="First retry delay, in milliseconds")
+
+    poll_interval_s: float = Field(1.0, gt=0, description="Seconds between polls when nothing notifies")
+    heartbeat_s: float = Field(10.0, gt=0, description="Seconds between heartbeats")
+    lease_s: float = Field(45.0, gt=0, description="Seconds after which a silent worker counts as dead")
+    provider_poll_s: float | None = Field(
+        None, gt=0, description="Seconds between polls of a provider's queue (default: by job type)"
+    )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the settings. Raises ConfigError that lists every wrong one at once."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [
+                f"{'.'.join(str(part) for part in issue['loc']).upper()}: {issue['msg']}"
+                for issue in error.errors(include_input=False, include_url=False)
+            ]
+            raise ConfigError("Settings are wrong: " + "; ".join(lines)) from None
+
+    def has(self, name: str) -> bool:
+        """Whether the setting of that environment name is set."""
+        return bool(self._text(name))
+
+    def require(self, needs: Iterable[tuple[str, str]]) -> None:
+        """Check `(setting, what it is needed for)` pairs. Raises ConfigError naming all that are missing."""
+        missing: dict[str, list[str]] = {}
+        for name, purpose in needs:
+            if not self.has(name):
+                missing.setdefault(name, []).append(purpose)
+        if missing:
+            raise ConfigError(
+                "Missing settings: "
+                + "; ".join(
+                    f"{name} (needed for {', '.join(dict.fromkeys(why))})" for name, why in missing.items()
+                )
+                + ". Set them in the environment or in .env.local."
+            )
+
+    def secret(self, name: str) -> str:
+        """The value of a secret setting, e.g. `settings.secret("FAL_KEY")`. Raises ConfigError if unset."""
+        value = self._text(name)
+        if not value:
+            raise ConfigError(f"{name} is not set. Set it in the environment or in .env.local.")
+        return value
+
+    def for_type(self, short_name: str, name: str) -> int | None:
+        """`MAX_CONCURRENT_JOBS` or `RETRY_DELAY_MS` for a type: `TTS_RETRY_DELAY_MS` wins over `RETRY_DELAY_MS`."""
+        specific = f"{short_name.upper()}_{name}"
+        raw = os.environ.get(specific) or self._dotenv().get(specific)
+        if not raw:
+            general: int | None = getattr(self, name.lower())
+            return general
+        try:
+            value = int(raw)
+        except ValueError:
+            raise ConfigError(f"{specific} must be a whole number, not {raw!r}.") from None
+        lowest = 1 if name == "MAX_CONCURRENT_JOBS" else 0
+        if value < lowest:
+            raise ConfigError(f"{specific} must be at least {lowest}, not {value}.")
+        return value
+
+    def _text(self, name: str) -> str:
+        value = getattr(self, name.lower(), None)
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()
+        return "" if value is None else str(value)
+
+    def _dotenv(self) -> dict[str, str]:
+        from dotenv import dotenv_values  # comes with pydantic-settings
+
+        return {key: value for key, value in dotenv_values(".env.local").items() if value}

@@ -1,0 +1,189 @@
+"""Bring a database's schema up to this version of the code.
+
+`sql/migrations/NNNN_subject.sql` run once each, in order, forward only. `sql/functions/*.sql` hold what can
+be replaced at any time (functions, triggers, views, grants); they are applied again, all of them in the
+order of their names, whenever one of them changed. Everything happens in one transaction under an advisory
+lock: two runners at once apply it once, and a failure leaves the database as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import psycopg.sql
+from psycopg.rows import TupleRow
+
+from dreamcuts import __version__
+from dreamcuts.db.sql import query, sql_folder
+from dreamcuts.errors import DatabaseError
+
+Connection = psycopg.Connection[TupleRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `sql/migrations`."""
+
+    number: int
+    name: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """How a database's schema stands to this version of the code."""
+
+    applied: tuple[int, ...]
+    pending: tuple[Migration, ...]
+    newest_known: int
+    functions_current: bool
+
+    @property
+    def is_newer(self) -> bool:
+        return bool(self.applied) and max(self.applied) > self.newest_known
+
+    @property
+    def is_current(self) -> bool:
+        return not self.pending and not self.is_newer and self.functions_current
+
+    def check(self) -> None:
+        """Raises DatabaseError, with the way out, unless a worker of this version can run on the schema."""
+        if self.is_newer:
+            raise DatabaseError(
+                f"The database's schema is at migration {max(self.applied)}, newer than this version of "
+                f"DreamCuts ({__version__}, migration {self.newest_known}). Upgrade DreamCuts."
+            )
+        if not self.applied:
+            raise DatabaseError('The database has no DreamCuts schema yet. Run "dreamcuts db migrate".')
+        if self.pending:
+            names = ", ".join(f"{migration.number:04d}_{migration.name}" for migration in self.pending)
+            raise DatabaseError(f'The database lacks migrations: {names}. Run "dreamcuts db migrate".')
+        if not self.functions_current:
+            raise DatabaseError(
+                'The database\'s functions are of another version. Run "dreamcuts db migrate".'
+            )
+
+
+def migrations() -> list[Migration]:
+    """All migrations in order."""
+    found = []
+    for path in sorted((sql_folder() / "migrations").glob("*.sql")):
+        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)", path.stem)
+        if match is None:
+            raise ValueError(f"{path.name}: a migration is named NNNN_subject.sql")
+        found.append(Migration(int(match[1]), match[2], path))
+    numbers = [migration.number for migration in found]
+    if numbers != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations are not numbered 1, 2, 3, ...: {numbers}")
+    return found
+
+
+def function_files() -> list[Path]:
+    """The files of replaceable objects, in the order in which they are applied."""
+    return sorted((sql_folder() / "functions").glob("*.sql"))
+
+
+def full_sql() -> str:
+    """The whole schema as one script for `psql`, e.g. for Supabase's SQL editor."""
+    parts = [migration.text for migration in migrations()]
+    parts += [path.read_text(encoding="utf-8") for path in function_files()]
+    parts += [_spelled_out("record_migration", number=m.number, name=m.name) for m in migrations()]
+    parts.append(_spelled_out("record_functions", checksum=_functions_checksum(), release=__version__))
+    return "\n\n".join(["begin;", *parts, "commit;"]) + "\n"
+
+
+def status(dsn: str) -> SchemaStatus:
+    """Compare the database with this version's migrations. Raises DatabaseError if it cannot be reached."""
+    with connect(dsn) as connection:
+        return _status(connection)
+
+
+def migrate(dsn: str) -> list[str]:
+    """Apply what is missing; returns the names of what was applied. Raises DatabaseError."""
+    with connect(dsn) as connection, connection.transaction():
+        connection.execute(query("lock_schema").psycopg_text)
+        before = _status(connection)
+        if before.is_newer:
+            before.check()
+        applied = []
+        for migration in before.pending:
+            _run(connection, migration.path)
+            connection.execute(
+                query("record_migration").psycopg_text, {"number": migration.number, "name": migration.name}
+            )
+            applied.append(migration.path.name)
+        if applied or not before.functions_current:
+            for path in function_files():
+                _run(connection, path)
+                applied.append(f"functions/{path.name}")
+            connection.execute(
+                query("record_functions").psycopg_text,
+                {"checksum": _functions_checksum(), "release": __version__},
+            )
+        return applied
+
+
+@contextmanager
+def connect(dsn: str) -> Iterator[Connection]:
+    """A psycopg connection in autocommit mode. Raises DatabaseError in one line, without the password."""
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10, prepare_threshold=None)
+    except psycopg.ProgrammingError as error:
+        raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
+    with connection:
+        yield connection
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _status(connection: Connection) -> SchemaStatus:
+    known = migrations()
+    applied: tuple[int, ...] = ()
+    checksum = None
+    exists = connection.execute(query("schema_exists").psycopg_text).fetchone()
+    if exists is not None and exists[0]:
+        applied = tuple(row[0] for row in connection.execute(query("applied_migrations").psycopg_text))
+        row = connection.execute(query("functions_checksum").psycopg_text).fetchone()
+        checksum = row[0] if row else None
+    return SchemaStatus(
+        applied=applied,
+        pending=tuple(migration for migration in known if migration.number not in applied),
+        newest_known=known[-1].number,
+        functions_current=checksum == _functions_checksum(),
+    )
+
+
+def _run(connection: Connection, path: Path) -> None:
+    """Run a file of several statements. It is ours, so psycopg's guard against built strings is passed by."""
+    try:
+        connection.execute(path.read_text(encoding="utf-8"))
+    except psycopg.Error as error:
+        raise DatabaseError(f"{path.parent.name}/{path.name}: {first_line(error)}") from error
+
+
+def _spelled_out(query_name: str, /, **values: object) -> str:
+    """A named query with its values as literals, for a script."""
+    literals = {key: psycopg.sql.Literal(value).as_string() for key, value in values.items()}
+    return query(query_name).psycopg_text % literals + ";"
+
+
+def _functions_checksum() -> str:
+    digest = hashlib.sha256()
+    for path in function_files():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

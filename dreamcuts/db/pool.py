@@ -1,0 +1,84 @@
+"""asyncpg connections for the worker, set up the same way everywhere.
+
+They work behind a pooler in transaction mode too: no prepared statement is kept and no session state is set,
+when `pooled` says so. JSON comes and goes as Python objects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+
+from dreamcuts.db.migrate import first_line
+from dreamcuts.errors import DatabaseError
+
+APPLICATION = "dreamcuts"
+
+CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleSessionTimeoutError,
+)
+"""Errors after which the same statement may succeed on a new connection."""
+
+RETRY_ERRORS: tuple[type[BaseException], ...] = (
+    *CONNECTION_ERRORS,
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # a failover under way: this is not the primary any more
+)
+"""Errors after which a transaction should simply be tried again."""
+
+
+async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Pool[asyncpg.Record]:
+    """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            max_inactive_connection_lifetime=300,
+            init=_prepare,
+            timeout=10,
+            command_timeout=60,
+            **_options(pooled),
+        )
+    except (ValueError, asyncpg.ClientConfigurationError) as error:
+        raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
+
+
+async def open_connection(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
+    """A connection of its own, for LISTEN. Raises what asyncpg raises."""
+    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled=False))
+
+
+def _options(pooled: bool) -> dict[str, Any]:
+    return {
+        "server_settings": {"application_name": APPLICATION},
+        "statement_cache_size": 0 if pooled else 100,
+    }
+
+
+async def _prepare(connection: Any) -> None:
+    encode: Callable[[Any], str] = encode_json
+    for name in ("jsonb", "json"):
+        await connection.set_type_codec(name, encoder=encode, decoder=json.loads, schema="pg_catalog")
+
+
+def encode_json(value: Any) -> str:
+    """Compact JSON that Postgres accepts. Raises ValueError or TypeError for what is no JSON (NaN too)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

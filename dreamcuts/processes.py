@@ -1,0 +1,69 @@
+"""Starting and ending child processes so that none outlives its owner."""
+
+from __future__ import annotations
+
+# The programs run here are Postgres' own and ps, with arguments of our making.
+# ruff: noqa: S603
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+STOP_DEADLINE_S = 15.0
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM while the block runs, and deliver them after it.
+
+    For the few steps that must not be torn: a process that was started but is not yet noted would outlive us.
+    Signals reach Python in the main thread only; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: a handler that was not set from Python cannot be put back.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for late in dict.fromkeys(held):
+            signal.raise_signal(late)
+
+
+def end_process(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
+    """End a process that leads its own session: ask with `first`, insist after a while."""
+    for number, patience in ((first, STOP_DEADLINE_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            if number is signal.SIGKILL:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+        try:
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def command_line(pid: int) -> str:
+    """The command that runs as `pid`; empty if none does."""
+    proc = Path(f"/proc/{pid}/cmdline")
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return proc.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+        except OSError:
+            return ""
+    done = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True)  # noqa: S607
+    return done.stdout

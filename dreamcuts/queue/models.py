@@ -1,0 +1,86 @@
+"""What the queue hands out and takes back, as plain frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from dreamcuts.errors import ErrorClass
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job. `claim` numbers its claims from 1 and, with the worker, fences every outcome."""
+
+    id: UUID
+    manifest_id: UUID | None
+    job_id: str
+    type: str
+    payload: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    claim: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    retry_policy: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The job is done; `result` is JSON-serialisable."""
+
+    job: Job
+    result: dict[str, Any]
+    output_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed. `retry_after` (seconds) wins over the backoff that starts at `base_delay`."""
+
+    job: Job
+    error_class: ErrorClass
+    message: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    retry_after: float | None = None
+    base_delay: timedelta = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The job goes back unharmed: ready at once, the attempt not used up."""
+
+    job: Job
+    reason: str
+
+
+Outcome = Completed | Failed | HandedBack
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of an outcome. `status` is None if it was fenced out: the job was no longer ours."""
+
+    outcome: Outcome
+    status: str | None
+    next_retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a heartbeat learned; see dreamcut_heartbeat in sql/functions/30_worker.sql."""
+
+    alive: bool
+    taken: frozenset[UUID]
+    cancelled: frozenset[UUID]
+    rescue_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job that was taken from a worker whose lease ran out."""
+
+    job: UUID
+    status: str
+    worker: UUID

@@ -1,0 +1,186 @@
+"""Outcomes on their way into Postgres, in batches.
+
+Group commit: while one batch is being written, the next gathers; an idle worker writes at once. Nothing waits
+for a timer. When the database is away, outcomes are kept and written when it is back, if the lease still
+holds; what the queue then refuses is logged and dropped, since somebody else has the job.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import anyio
+import asyncpg
+
+from dreamcuts.db.pool import RETRY_ERRORS, encode_json
+from dreamcuts.errors import ErrorClass
+from dreamcuts.queue.models import Completed, Failed, HandedBack, Job, Outcome, Settled
+from dreamcuts.queue.outage import Outage, retry_delay
+from dreamcuts.queue.store import Store
+
+log = logging.getLogger(__name__)
+
+LARGEST_BATCH = 500
+LONGEST_MESSAGE = 4000
+
+
+class Outbox:
+    """Takes outcomes and sees to it that each is written once. `on_settled` hears what became of each."""
+
+    def __init__(self, store: Store, outage: Outage, on_settled: Callable[[Settled], None]) -> None:
+        self._store = store
+        self._outage = outage
+        self._on_settled = on_settled
+        self._waiting: list[tuple[UUID, Outcome]] = []
+        self._writing: list[tuple[UUID, Outcome]] = []
+        self._changed = anyio.Event()
+
+    def put(self, worker: UUID, outcome: Outcome) -> None:
+        """Add the outcome of a job that `worker`, an incarnation of this process, holds."""
+        self._waiting.append((worker, storable(outcome)))
+        self._wake()
+
+    def held(self) -> list[Job]:
+        """Jobs whose outcome is not written yet: they are still ours."""
+        return [outcome.job for _, outcome in (*self._writing, *self._waiting)]
+
+    def drop(self, worker: UUID) -> int:
+        """Forget the outcomes of an incarnation that lost its lease; returns how many."""
+        kept = [entry for entry in self._waiting if entry[0] != worker]
+        dropped = len(self._waiting) - len(kept)
+        self._waiting = kept
+        return dropped
+
+    async def run(self) -> None:
+        """Write outcomes until cancelled."""
+        while True:
+            while not self._waiting:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            await self._write_waiting()
+
+    async def wait_empty(self) -> None:
+        """Return when everything is written."""
+        while self._waiting or self._writing:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def _write_waiting(self) -> None:
+        """Write one batch: outcomes of one incarnation and one kind, in one statement."""
+        worker, first = self._waiting[0]
+        batch = [entry for entry in self._waiting if entry[0] == worker and type(entry[1]) is type(first)][
+            :LARGEST_BATCH
+        ]
+        chosen = {id(entry[1]) for entry in batch}
+        self._waiting = [entry for entry in self._waiting if id(entry[1]) not in chosen]
+        self._writing = batch
+        try:
+            await self._write(worker, [outcome for _, outcome in batch])
+        finally:
+            # Whatever was not written (cancelled in between) is still to be written.
+            self._waiting = self._writing + self._waiting
+            self._writing = []
+            self._wake()
+
+    async def _write(self, worker: UUID, outcomes: Sequence[Outcome]) -> None:
+        tries = 0
+        while True:
+            try:
+                settled = await self._store.write(worker, outcomes)
+            except (ValueError, TypeError) as error:  # asyncpg could not encode a value
+                await self._write_apart(worker, outcomes, error)
+                return
+            except RETRY_ERRORS as error:
+                tries += 1
+                self._outage.failed(error)
+                await anyio.sleep(retry_delay(tries))
+            except asyncpg.PostgresError as error:
+                await self._write_apart(worker, outcomes, error)
+                return
+            else:
+                self._outage.ended()
+                for entry in settled:
+                    self._done(entry)
+                return
+
+    async def _write_apart(self, worker: UUID, outcomes: Sequence[Outcome], error: Exception) -> None:
+        """Postgres refused the batch: find the outcome that it does not take, and fail that job alone."""
+        if len(outcomes) > 1:
+            for outcome in outcomes:
+                await self._write(worker, [outcome])
+            return
+        (outcome,) = outcomes
+        reason = f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
+        log.error("The outcome of %s cannot be stored: %s", outcome.job.job_id, reason)
+        if isinstance(outcome, Completed):
+            refused = Failed(outcome.job, ErrorClass.BUG, f"The result cannot be stored: {reason}")
+            await self._write(worker, [refused])
+        elif isinstance(outcome, Failed) and outcome.detail:
+            await self._write(worker, [replace(outcome, detail={})])
+        else:
+            self._done(Settled(outcome, None))
+
+    def _done(self, settled: Settled) -> None:
+        self._writing = [entry for entry in self._writing if entry[1].job.id != settled.outcome.job.id]
+        self._on_settled(settled)
+
+
+def storable(outcome: Outcome) -> Outcome:
+    """The outcome as Postgres can take it: no NUL characters, JSON that is JSON, no endless message."""
+    match outcome:
+        case Completed():
+            try:
+                result = _clean(outcome.result)
+            except (ValueError, TypeError, RecursionError) as error:
+                message = f"The result is not JSON: {type(error).__name__}: {error}"
+                return Failed(outcome.job, ErrorClass.BUG, _clean_text(message))
+            url = outcome.output_url
+            return replace(outcome, result=result, output_url=None if url is None else _clean_text(url))
+        case Failed():
+            message = _clean_text(outcome.message)
+            if len(message) > LONGEST_MESSAGE:
+                message = message[: LONGEST_MESSAGE - 1] + "…"
+            try:
+                detail = _clean(outcome.detail)
+            except (ValueError, TypeError, RecursionError):
+                detail = {"note": "the detail of this error was not JSON"}
+            return replace(outcome, message=message, detail=detail)
+        case HandedBack():
+            return outcome
+
+
+def _clean(value: dict[str, Any]) -> dict[str, Any]:
+    """The value itself if Postgres can take it, else a cleaned copy. Raises what json raises."""
+    encoded = encode_json(value)
+    try:
+        encoded.encode()
+    except UnicodeEncodeError:
+        suspicious = True
+    else:
+        suspicious = "\\u0000" in encoded
+    if not suspicious:
+        return value
+    cleaned: dict[str, Any] = _clean_tree(value)
+    return cleaned
+
+
+def _clean_tree(value: Any) -> Any:
+    if isinstance(value, str):
+        return _clean_text(value)
+    if isinstance(value, dict):
+        return {_clean_text(str(key)): _clean_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean_tree(item) for item in value]
+    return value
+
+
+def _clean_text(text: str) -> str:
+    """Without what Postgres' text cannot hold: NUL, and halves of surrogate pairs."""
+    return text.replace("\x00", "�").encode("utf-8", "replace").decode("utf-8")

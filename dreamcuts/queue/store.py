@@ -1,0 +1,218 @@
+"""The worker's statements, one typed method each. Nothing else in the worker talks to Postgres."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from dreamcuts import __version__
+from dreamcuts.db.sql import query
+from dreamcuts.errors import LeaseLost
+from dreamcuts.queue.models import (
+    Completed,
+    Failed,
+    HandedBack,
+    Heartbeat,
+    Job,
+    Outcome,
+    Rescued,
+    Settled,
+)
+
+LEASE_LOST = "DC001"
+
+
+class Store:
+    """The queue in Postgres, as one worker process sees it.
+
+    Every method is one statement, and so one round trip and one transaction. They raise asyncpg's errors;
+    those that need the lease raise LeaseLost.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    async def register(self, worker: UUID, slots: Mapping[str, int], lease: timedelta) -> None:
+        """Enter a new incarnation of this process."""
+        await self._run(
+            "register_worker",
+            worker=worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            types=list(slots),
+            slots=list(slots.values()),
+            lease=lease,
+        )
+
+    async def leave(self, worker: UUID) -> None:
+        """End the incarnation: it holds nothing any more."""
+        await self._run("leave_worker", worker=worker)
+
+    async def heartbeat(
+        self, worker: UUID, lease: timedelta, *, draining: bool, held: Sequence[Job]
+    ) -> Heartbeat:
+        """Extend the lease and learn what happened to the jobs that we believe to hold."""
+        (row,) = await self._run(
+            "heartbeat",
+            worker=worker,
+            lease=lease,
+            draining=draining,
+            jobs=[job.id for job in held],
+            claims=[job.claim for job in held],
+        )
+        return Heartbeat(
+            alive=row["alive"],
+            taken=frozenset(row["taken"]),
+            cancelled=frozenset(row["cancelled"]),
+            rescue_due=row["rescue_due"],
+        )
+
+    async def claim(self, worker: UUID, free: Mapping[str, int]) -> list[Job]:
+        """Claim up to `free[type]` jobs of each type, the most urgent first."""
+        rows = await self._run("claim_jobs", worker=worker, types=list(free), slots=list(free.values()))
+        return [
+            Job(
+                id=row["id"],
+                manifest_id=row["manifest_id"],
+                job_id=row["job_id"],
+                type=row["type"],
+                payload=row["payload"],
+                attempt=row["attempts"],
+                max_attempts=row["max_attempts"],
+                claim=row["claims"],
+                metadata=row["metadata"],
+                retry_policy=row["retry_policy"],
+            )
+            for row in rows
+        ]
+
+    async def write(self, worker: UUID, outcomes: Sequence[Outcome]) -> list[Settled]:
+        """Write outcomes of one kind (all Completed, all Failed or all HandedBack) in one statement."""
+        jobs = [outcome.job.id for outcome in outcomes]
+        claims = [outcome.job.claim for outcome in outcomes]
+        written: dict[UUID, tuple[str, Any]] = {}
+        if completed := [outcome for outcome in outcomes if isinstance(outcome, Completed)]:
+            ids = await self._value(
+                "complete_jobs",
+                worker=worker,
+                jobs=jobs,
+                claims=claims,
+                results=[outcome.result for outcome in completed],
+                output_urls=[outcome.output_url for outcome in completed],
+            )
+            written = dict.fromkeys(ids, ("completed", None))
+        elif failed := [outcome for outcome in outcomes if isinstance(outcome, Failed)]:
+            rows = await self._run(
+                "fail_jobs",
+                worker=worker,
+                jobs=jobs,
+                claims=claims,
+                classes=[outcome.error_class.value for outcome in failed],
+                messages=[outcome.message for outcome in failed],
+                details=[outcome.detail for outcome in failed],
+                retry_after=[outcome.retry_after for outcome in failed],
+                base_delays=[outcome.base_delay for outcome in failed],
+            )
+            written = {row["id"]: (row["status"], row["next_retry_at"]) for row in rows}
+        elif handed_back := [outcome for outcome in outcomes if isinstance(outcome, HandedBack)]:
+            ids = await self._value(
+                "hand_back_jobs", worker=worker, jobs=jobs, claims=claims, reason=handed_back[0].reason
+            )
+            written = dict.fromkeys(ids, ("pending", None))
+        return [Settled(outcome, *written.get(outcome.job.id, (None, None))) for outcome in outcomes]
+
+    async def rescue(self) -> list[Rescued]:
+        """Take the jobs of workers whose lease ran out."""
+        return [Rescued(row["id"], row["status"], row["worker_id"]) for row in await self._run("rescue")]
+
+    async def reconcile(self) -> int:
+        """Mend dependencies that nobody will end; returns how many."""
+        return int(await self._value("reconcile"))
+
+    async def is_unfinished(self, types: Sequence[str]) -> bool:
+        """Whether something is left that these types could still run without anybody's help."""
+        return bool(await self._value("unfinished_work", types=list(types)))
+
+    async def manifest(self, manifest: UUID) -> dict[str, Any]:
+        """The manifest's `manifest_json`."""
+        rows = await self._run("manifest_of_job", manifest_id=manifest)
+        return dict(rows[0]["manifest_json"]) if rows else {}
+
+    async def sibling_jobs(self, manifest: UUID) -> list[asyncpg.Record]:
+        """The manifest's jobs in the order of their arrival."""
+        return await self._run("sibling_jobs", manifest_id=manifest)
+
+    async def open_calls(self, job: UUID) -> list[asyncpg.Record]:
+        """The job's provider calls without an outcome, oldest first."""
+        return await self._run("open_calls", job=job)
+
+    async def begin_call(
+        self,
+        worker: UUID,
+        job: Job,
+        *,
+        provider: str,
+        endpoint: str,
+        step: int,
+        request: Mapping[str, Any],
+        estimate_usd: float | None,
+    ) -> UUID:
+        """Record the intent to call a provider. Raises LeaseLost if the job is no longer ours."""
+        call = await self._value(
+            "begin_call",
+            worker=worker,
+            job=job.id,
+            claim=job.claim,
+            provider=provider,
+            endpoint=endpoint,
+            step=step,
+            request=dict(request),
+            estimate_usd=estimate_usd,
+        )
+        return UUID(str(call))
+
+    async def submitted_call(self, call: UUID, request_id: str, ticket: Mapping[str, Any]) -> None:
+        """Store the provider's request id."""
+        await self._run("submitted_call", call=call, request_id=request_id, ticket=dict(ticket))
+
+    async def finish_call(
+        self,
+        call: UUID,
+        status: str,
+        *,
+        cost_usd: float | None,
+        error: str | None,
+        detail: Mapping[str, Any] | None,
+    ) -> None:
+        """Close a provider call."""
+        await self._run(
+            "finish_call",
+            call=call,
+            status=status,
+            cost_usd=cost_usd,
+            error=error,
+            detail=None if detail is None else dict(detail),
+        )
+
+    async def _value(self, name: str, **parameters: Any) -> Any:
+        (row,) = await self._run(name, **parameters)
+        return row[0]
+
+    async def _run(self, name: str, **parameters: Any) -> list[asyncpg.Record]:
+        statement = query(name)
+        try:
+            rows: list[asyncpg.Record] = await self._pool.fetch(
+                statement.text, *statement.arguments(parameters)
+            )
+            return rows
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == LEASE_LOST:
+                raise LeaseLost(str(error)) from None
+            raise

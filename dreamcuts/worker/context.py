@@ -1,0 +1,102 @@
+"""What a running job may use (the JobContext protocol): made by the worker, one for each attempt."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dreamcuts.config import Settings
+from dreamcuts.jobs.base import CallLog, Job, SiblingJob
+from dreamcuts.providers.base import Provider
+from dreamcuts.providers.registry import make_provider
+from dreamcuts.queue.store import Store
+from dreamcuts.storage.base import Asset, Storage
+from dreamcuts.worker.patience import patiently
+
+
+class Providers:
+    """The providers of one worker process, each made on first use and shared by all jobs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: dict[str, Provider] = {}
+
+    def get(self, name: str) -> Provider:
+        """The provider registered under `name`. Raises ConfigError if it is unknown or lacks a key."""
+        if name not in self._made:
+            self._made[name] = make_provider(name, self._settings)
+        return self._made[name]
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        for provider in self._made.values():
+            await provider.aclose()
+        self._made.clear()
+
+
+class Workspace:
+    """The folder of one attempt, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder; empty at first."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="dreamcuts-"))
+        return self._folder
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """JobContext over Postgres, the worker's storage and its providers."""
+
+    job: Job
+    settings: Settings
+    storage: Storage
+    http: httpx.AsyncClient
+    calls: CallLog
+    log: logging.LoggerAdapter[logging.Logger]
+    workspace: Workspace
+    store: Store
+    providers: Providers
+
+    @property
+    def workdir(self) -> Path:
+        """An empty folder of this attempt, removed afterwards."""
+        return self.workspace.folder
+
+    def provider(self, name: str) -> Provider:
+        """The provider registered under `name`. Raises ConfigError if it is unknown or lacks a key."""
+        return self.providers.get(name)
+
+    async def manifest(self) -> dict[str, Any]:
+        """The manifest's `manifest_json`; empty for a job without a manifest."""
+        manifest = self.job.manifest_id
+        return {} if manifest is None else await patiently(lambda: self.store.manifest(manifest))
+
+    async def sibling_jobs(self) -> list[SiblingJob]:
+        """All jobs of the manifest, this one included; empty for a job without a manifest."""
+        manifest = self.job.manifest_id
+        if manifest is None:
+            return []
+        rows = await patiently(lambda: self.store.sibling_jobs(manifest))
+        return [SiblingJob(**row) for row in rows]
+
+    async def save(self, source: Path, name: str, content_type: str) -> Asset:
+        """Store a file of this job under `MANIFEST/JOB_ID/name`, which no attempt changes."""
+        folder = self.job.manifest_id or "jobs"
+        return await self.storage.save(f"{folder}/{self.job.job_id}/{name}", source, content_type)

@@ -1,0 +1,68 @@
+"""What all attempts of a worker share: storage, HTTP client, providers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import httpx
+
+from dreamcuts.config import Settings
+from dreamcuts.jobs.base import JobType
+from dreamcuts.log import Redactor, known_secrets
+from dreamcuts.queue.store import Store
+from dreamcuts.storage import open_storage
+from dreamcuts.storage.base import Storage
+from dreamcuts.storage.download import shared_http_client
+from dreamcuts.worker.context import Providers
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Made once a process by `open_tools`."""
+
+    settings: Settings
+    store: Store
+    storage: Storage
+    http: httpx.AsyncClient
+    providers: Providers
+    redact: Callable[[str], str]
+    _delays: dict[str, timedelta] = field(default_factory=dict)
+
+    def retry_delay(self, job_type: JobType) -> timedelta:
+        """The type's first retry delay: the setting if there is one, else its default."""
+        if job_type.name not in self._delays:
+            setting = self.settings.for_type(job_type.short_name, "RETRY_DELAY_MS")
+            self._delays[job_type.name] = (
+                job_type.retry_delay if setting is None else timedelta(milliseconds=setting)
+            )
+        return self._delays[job_type.name]
+
+
+MakeTools = Callable[[Store], AbstractAsyncContextManager[Tools]]
+
+
+def tools_from(settings: Settings) -> MakeTools:
+    """How a worker with these settings gets its tools; they are closed when it ends."""
+
+    @contextlib.asynccontextmanager
+    async def open_tools(store: Store) -> AsyncIterator[Tools]:
+        async with contextlib.AsyncExitStack() as stack:
+            storage = open_storage(settings)
+            stack.push_async_callback(storage.aclose)
+            http = await stack.enter_async_context(shared_http_client(settings))
+            providers = Providers(settings)
+            stack.push_async_callback(providers.aclose)
+            yield Tools(
+                settings=settings,
+                store=store,
+                storage=storage,
+                http=http,
+                providers=providers,
+                redact=Redactor(known_secrets(settings)),
+            )
+
+    return open_tools

@@ -1,0 +1,384 @@
+"""The worker: claims jobs as slots are free, runs each in a task, reports outcomes in batches.
+
+Four loops share one process:
+
+    claim      free slots -> dreamcut_claim_jobs -> a task for each job; sleeps until a notification, a freed
+               slot, or the next poll
+    heartbeat  extends the lease of this incarnation and learns of jobs that were cancelled or taken; rescues
+               the jobs of workers whose lease ran out
+    outbox     writes outcomes in batches
+    listener   wakes the claim loop; only a hint
+
+A worker whose lease was declared lost drops everything it holds and comes back as a new incarnation. One
+whose database is away for longer than its lease stops its jobs (their provider calls stay open, to be picked
+up) and keeps what it would have written until it learns whether the lease still holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.abc
+import asyncpg
+
+from dreamcuts.db.pool import RETRY_ERRORS, open_pool
+from dreamcuts.errors import LeaseLost
+from dreamcuts.jobs.base import Job, JobType
+from dreamcuts.queue.listener import Listener
+from dreamcuts.queue.models import Completed, Failed, Heartbeat, Settled
+from dreamcuts.queue.outage import Outage, retry_delay
+from dreamcuts.queue.outbox import Outbox
+from dreamcuts.queue.store import Store
+from dreamcuts.worker.attempt import Attempt
+from dreamcuts.worker.status import WorkerStatus
+from dreamcuts.worker.tools import MakeTools
+
+log = logging.getLogger(__name__)
+
+RECONCILE_EVERY_S = 60.0
+STOP_GRACE_S = 15.0
+"""How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker serves and how. `slots` are jobs at a time, by full type name; times are in seconds."""
+
+    slots: Mapping[str, int]
+    poll_interval: float = 1.0
+    heartbeat: float = 10.0
+    lease: float = 45.0
+    shutdown_timeout: float = 30.0
+    until_idle: bool = False
+    claim: bool = True
+    listen: bool = True
+    pooled: bool = False
+    connections: int = 4
+
+
+class Worker:
+    """One worker process. `run()` returns when it was told to drain, or is idle and should end then."""
+
+    def __init__(
+        self, dsn: str, job_types: Mapping[str, JobType], options: WorkerOptions, make_tools: MakeTools
+    ) -> None:
+        self._dsn = dsn
+        self._types = {name: job_types[name] for name in options.slots}
+        self._options = options
+        self._make_tools = make_tools
+        self._lease = timedelta(seconds=options.lease)
+        self._id = uuid4()
+        self._outage = Outage()
+        self._attempts: dict[UUID, Attempt] = {}
+        self._active: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._draining = False
+        self._hurry = anyio.Event()
+        self._changed = anyio.Event()
+        self._beat_now = anyio.Event()
+        self._last_beat = time.monotonic()
+        self._suspended = False
+
+    # Asked from outside
+
+    def drain(self) -> None:
+        """Claim no more, finish what runs within the shutdown timeout, hand back the rest. Twice: at once."""
+        if self._draining:
+            self._hurry.set()
+        self._draining = True
+        self._wake()
+
+    def is_running(self) -> bool:
+        """False once the worker claims no more jobs."""
+        return not self._draining
+
+    def worker_statuses(self) -> list[WorkerStatus]:
+        """How each job type stands."""
+        return [
+            WorkerStatus(
+                name=job_type.short_name,
+                is_running=self.is_running(),
+                active_jobs=self._active[name],
+                max_concurrent_jobs=self._options.slots[name],
+                provider=job_type.providers[0] if job_type.providers else "",
+                features=job_type.features,
+            )
+            for name, job_type in self._types.items()
+        ]
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Outcomes written so far, by what became of the job (completed, failed, pending, ...)."""
+        return self._counts
+
+    # The life of the process
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Work until drained or idle. Raises DatabaseError if Postgres cannot be reached at the start."""
+        options = self._options
+        pool = await open_pool(self._dsn, size=options.connections, pooled=options.pooled)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(_close_pool, pool)
+            self._store = Store(pool)
+            self._outbox = Outbox(self._store, self._outage, self._settled)
+            self._tools = await stack.enter_async_context(self._make_tools(self._store))
+            await self._register()
+            async with anyio.create_task_group() as loops:
+                if handle_signals:
+                    await loops.start(self._obey_signals)
+                loops.start_soon(self._beat)
+                loops.start_soon(self._outbox.run)
+                if options.listen and not options.pooled:
+                    listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
+                    loops.start_soon(listener.run)
+                async with anyio.create_task_group() as jobs:
+                    await self._claim_while_wanted(jobs)
+                    await self._finish_jobs()
+                await self._write_outcomes()
+                loops.cancel_scope.cancel()
+            with contextlib.suppress(*RETRY_ERRORS):
+                await self._store.leave(self._id)
+
+    async def _register(self) -> None:
+        await self._store.register(self._id, self._options.slots, self._lease)
+        self._last_beat = time.monotonic()
+        served = ", ".join(f"{self._types[name].short_name}:{n}" for name, n in self._options.slots.items())
+        log.info("Worker %s serves %s", self._id, served)
+
+    async def _obey_signals(
+        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if self._draining:
+                    log.warning("%s again: handing back %d jobs at once", name, len(self._attempts))
+                else:
+                    log.info(
+                        "%s: draining; %d jobs may finish within %.0f s",
+                        name,
+                        len(self._attempts),
+                        self._options.shutdown_timeout,
+                    )
+                self.drain()
+
+    # Claiming
+
+    async def _claim_while_wanted(self, jobs: anyio.abc.TaskGroup) -> None:
+        tries = 0
+        while not self._draining:
+            self._changed = anyio.Event()
+            try:
+                claimed = await self._claim(jobs)
+                if not claimed and self._options.until_idle and await self._is_idle():
+                    log.info("Nothing is left to do")
+                    self._draining = True
+                    return
+            except LeaseLost:
+                await self._start_anew()
+                continue
+            except RETRY_ERRORS as error:
+                tries += 1
+                self._outage.failed(error)
+                with anyio.move_on_after(retry_delay(tries)):
+                    await self._hurry.wait()
+                continue
+            tries = 0
+            # Jitter, so that idle workers do not poll in step.
+            with anyio.move_on_after(self._options.poll_interval * random.uniform(0.9, 1.1)):
+                await self._changed.wait()
+
+    async def _claim(self, jobs: anyio.abc.TaskGroup) -> int:
+        free = {
+            name: slots - self._active[name]
+            for name, slots in self._options.slots.items()
+            if slots > self._active[name]
+        }
+        if not free or not self._options.claim or self._suspended:
+            return 0
+        worker = self._id
+        claimed = await self._store.claim(worker, free)
+        self._outage.ended()
+        for job in claimed:
+            if earlier := self._attempts.get(job.id):
+                earlier.stop("taken")  # released by an operator, and ours again before we heard of it
+            self._active[job.type] += 1
+            attempt = Attempt(job, worker, self._types[job.type], self._tools)
+            self._attempts[job.id] = attempt
+            jobs.start_soon(self._run, attempt)
+        return len(claimed)
+
+    async def _run(self, attempt: Attempt) -> None:
+        job = attempt.job
+        try:
+            outcome = await attempt.run()
+        finally:
+            if self._attempts.get(job.id) is attempt:
+                del self._attempts[job.id]
+            self._active[job.type] -= 1
+            self._wake()
+        if outcome is not None and attempt.worker == self._id:
+            self._outbox.put(attempt.worker, outcome)
+
+    async def _is_idle(self) -> bool:
+        if self._attempts or self._outbox.held():
+            return False
+        return not await self._store.is_unfinished(list(self._types))
+
+    def _settled(self, settled: Settled) -> None:
+        job, outcome = settled.outcome.job, settled.outcome
+        tag = {"tag": self._types[job.type].short_name, "job_id": job.job_id}
+        self._counts[settled.status or "refused"] += 1
+        if settled.status is None:
+            log.warning("Job %s was no longer ours; its outcome is dropped", job.job_id, extra=tag)
+        elif isinstance(outcome, Completed):
+            log.info("Job %s completed", job.job_id, extra=tag)
+        elif isinstance(outcome, Failed):
+            again = (
+                f"; again at {settled.next_retry_at:%H:%M:%S}" if settled.next_retry_at is not None else ""
+            )
+            log.warning(
+                "Job %s: attempt %d of %d: %s: %s%s",
+                job.job_id,
+                job.attempt,
+                job.max_attempts,
+                outcome.error_class.value,
+                outcome.message,
+                again,
+                extra=tag,
+            )
+        else:
+            log.info("Job %s is handed back", job.job_id, extra=tag)
+        self._wake()
+
+    # The lease
+
+    async def _beat(self) -> None:
+        reconciled = time.monotonic()
+        tries = 0
+        while True:
+            with anyio.move_on_after(retry_delay(tries) if tries else self._options.heartbeat):
+                await self._beat_now.wait()
+            self._beat_now = anyio.Event()
+            try:
+                beat = await self._store.heartbeat(
+                    self._id, self._lease, draining=self._draining, held=self._held()
+                )
+                self._outage.ended()
+                tries = 0
+                await self._heed(beat)
+                if time.monotonic() - reconciled > RECONCILE_EVERY_S * random.uniform(0.8, 1.2):
+                    reconciled = time.monotonic()
+                    if mended := await self._store.reconcile():
+                        log.warning("Mended the dependents of %d jobs", mended)
+            except RETRY_ERRORS as error:
+                tries += 1
+                self._outage.failed(error)
+                self._suspend_if_lease_ran_out()
+
+    async def _heed(self, beat: Heartbeat) -> None:
+        if not beat.alive:
+            await self._start_anew()
+            return
+        self._last_beat = time.monotonic()
+        if self._suspended:
+            self._suspended = False
+            log.info("The lease still holds; claiming again")
+            self._wake()
+        for job in beat.taken:
+            if attempt := self._attempts.get(job):
+                attempt.stop("cancelled" if job in beat.cancelled else "taken")
+        if beat.rescue_due:
+            for rescued in await self._store.rescue():
+                log.warning("Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status)
+
+    def _suspend_if_lease_ran_out(self) -> None:
+        """Without a heartbeat for a lease, others may be running our jobs: stop calling providers."""
+        if self._suspended or time.monotonic() - self._last_beat < self._options.lease:
+            return
+        self._suspended = True
+        log.warning("No heartbeat for %.0f s: stopping %d jobs", self._options.lease, len(self._attempts))
+        for attempt in list(self._attempts.values()):
+            attempt.stop("handed_back")  # written if the lease turns out to hold, dropped if not
+
+    async def _start_anew(self) -> None:
+        """This incarnation was declared lost: its jobs belong to others."""
+        lost, self._id = self._id, uuid4()
+        dropped = self._outbox.drop(lost)
+        for attempt in list(self._attempts.values()):
+            attempt.stop("taken")
+        log.warning(
+            "Worker %s lost its lease: %d jobs stopped, %d outcomes dropped",
+            lost,
+            len(self._attempts),
+            dropped,
+        )
+        self._suspended = False
+        await self._register()
+        self._wake()
+
+    def _held(self) -> list[Job]:
+        running = [attempt.job for attempt in self._attempts.values() if attempt.worker == self._id]
+        return running + self._outbox.held()
+
+    # Ending
+
+    async def _finish_jobs(self) -> None:
+        """Let running jobs finish within the shutdown timeout, then tell them to stop."""
+        with anyio.move_on_after(self._options.shutdown_timeout):
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(self._cut_short, waiting.cancel_scope)
+                await self._until_no_jobs()
+                waiting.cancel_scope.cancel()
+        for attempt in list(self._attempts.values()):
+            attempt.stop("handed_back")
+        with anyio.move_on_after(STOP_GRACE_S):
+            await self._until_no_jobs()
+
+    async def _cut_short(self, scope: anyio.CancelScope) -> None:
+        await self._hurry.wait()
+        scope.cancel()
+
+    async def _until_no_jobs(self) -> None:
+        while self._attempts:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    async def _write_outcomes(self) -> None:
+        with anyio.move_on_after(max(self._options.shutdown_timeout, 5.0)) as timer:
+            await self._outbox.wait_empty()
+        if timer.cancelled_caught:
+            log.error(
+                "%d outcomes could not be written; their jobs will be rescued", len(self._outbox.held())
+            )
+
+    # Wake-up calls
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _heard_jobs(self, job_type: str) -> None:
+        if not job_type or job_type in self._types:
+            self._wake()
+
+    def _heard_worker(self, worker: str) -> None:
+        if worker == str(self._id):
+            self._beat_now.set()
+
+
+async def _close_pool(pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    with anyio.move_on_after(5, shield=True) as timer:
+        await pool.close()
+    if timer.cancelled_caught:
+        pool.terminate()

@@ -1,0 +1,215 @@
+-- The graph of a manifest's jobs: what a finished job frees, what a failed one takes with it, and when the
+-- manifest itself is done.
+--
+-- One rule keeps it free of races and deadlocks: whatever changes the graph (an insert, an outcome, a cancel,
+-- a retry) first locks the manifest's row, several in the order of their ids, and keeps the lock to the end
+-- of its transaction. So two dependencies that finish at once settle one after the other, and a dependency
+-- that finishes while its dependent is being inserted either sees the dependent or is seen by it: each
+-- statement after the lock has a snapshot of its own (READ COMMITTED, the functions are volatile).
+-- A claim takes no such lock, and waits for nothing.
+
+-- Lock the manifests of these jobs.
+-- Called by every function below that settles jobs. Locks: dreamcut_production_manifest, in the order of id.
+create or replace function dreamcut_lock_manifests(p_jobs uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    perform manifest.id
+    from dreamcut_production_manifest manifest
+    where manifest.id in (select job.manifest_id from dreamcut_jobs job where job.id = any (p_jobs))
+    order by manifest.id
+    for no key update;  -- not FOR UPDATE: inserting a job holds FOR KEY SHARE for its foreign key
+end $$;
+
+-- Wake the workers that sleep until a job of one of these types is ready.
+-- Called by whatever makes jobs ready. Postgres sends equal notifications of a transaction once.
+create or replace function dreamcut_notify_ready(p_types text[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    perform pg_notify('dreamcut_jobs', ready.type)
+    from unnest(p_types) as ready (type)
+    where ready.type is not null
+    group by ready.type;
+end $$;
+
+-- Take a met wait off each of the waits given as two arrays side by side, and wake who can run now.
+-- Called by dreamcut_release_dependents and dreamcut_fail_dependents, under the manifests' locks.
+create or replace function dreamcut_meet_waits(p_jobs uuid[], p_depends_on text[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_types text[];
+begin
+    with met as (
+        delete from dreamcut_job_dependencies wait
+        using unnest(p_jobs, p_depends_on) as given (job, depends_on)
+        where wait.job = given.job and wait.depends_on = given.depends_on
+        returning wait.job
+    ), fewer as (
+        select met.job, count(*) as waits from met group by met.job
+    ), freed as (
+        update dreamcut_jobs job
+        set unmet_dependencies = job.unmet_dependencies - fewer.waits,
+            updated_at = now()
+        from fewer
+        where job.id = fewer.job
+        returning job.type, job.ready
+    )
+    select array_agg(distinct freed.type) filter (where freed.ready) into v_types from freed;
+    perform dreamcut_notify_ready(v_types);
+end $$;
+
+-- Free what waits for these completed jobs.
+-- Called after jobs completed, under the manifests' locks. May be called again: a met wait is gone.
+create or replace function dreamcut_release_dependents(p_jobs uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_jobs uuid[];
+    v_depends_on text[];
+begin
+    select array_agg(wait.job), array_agg(wait.depends_on)
+    into v_jobs, v_depends_on
+    from dreamcut_jobs job
+    join dreamcut_job_dependencies wait
+        on wait.manifest_id = job.manifest_id and wait.depends_on = job.job_id
+    where job.id = any (p_jobs) and job.status = 'completed';
+    if v_jobs is not null then
+        perform dreamcut_meet_waits(v_jobs, v_depends_on);
+    end if;
+end $$;
+
+-- Cancel what waits for these failed or cancelled jobs, and what waits for that, to the last one. A job whose
+-- metadata say onDependencyFailure: "run" is not cancelled; its wait counts as met.
+-- Called after jobs failed or were cancelled, under the manifests' locks. May be called again.
+create or replace function dreamcut_fail_dependents(p_jobs uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_causes uuid[] := p_jobs;
+    v_jobs uuid[];
+    v_depends_on text[];
+begin
+    loop
+        select array_agg(wait.job), array_agg(wait.depends_on)
+        into v_jobs, v_depends_on
+        from dreamcut_jobs cause
+        join dreamcut_job_dependencies wait
+            on wait.manifest_id = cause.manifest_id and wait.depends_on = cause.job_id
+        join dreamcut_jobs job on job.id = wait.job
+        where cause.id = any (v_causes)
+            and cause.status in ('failed', 'cancelled')
+            and job.metadata ->> 'onDependencyFailure' = 'run';
+        if v_jobs is not null then
+            perform dreamcut_meet_waits(v_jobs, v_depends_on);
+        end if;
+
+        with hit as (
+            select distinct on (job.id)
+                job.id,
+                -- The message names the job that failed first, not the last link of the chain.
+                case when cause.error_class = 'dependency_failed' then cause.error_message
+                     else format('Dependency "%s" was %s%s', cause.job_id,
+                                 case cause.status when 'failed' then 'not made: it failed' else 'cancelled' end,
+                                 coalesce(': ' || cause.error_message, ''))
+                end as reason
+            from dreamcut_jobs cause
+            join dreamcut_job_dependencies wait
+                on wait.manifest_id = cause.manifest_id and wait.depends_on = cause.job_id
+            join dreamcut_jobs job on job.id = wait.job
+            where cause.id = any (v_causes)
+                and cause.status in ('failed', 'cancelled')
+                and job.status = 'pending'
+                and job.metadata ->> 'onDependencyFailure' is distinct from 'run'
+            order by job.id, cause.seq
+        ), cancelled as (
+            update dreamcut_jobs job
+            set status = 'cancelled',
+                error_class = 'dependency_failed',
+                error_message = hit.reason,
+                next_retry_at = null,
+                completed_at = now(),
+                updated_at = now()
+            from hit
+            where job.id = hit.id and job.status = 'pending'
+            returning job.id, job.manifest_id
+        ), fewer as (
+            update dreamcut_production_manifest manifest
+            set open_jobs = manifest.open_jobs - gone.jobs
+            from (select cancelled.manifest_id, count(*) as jobs from cancelled group by 1) gone
+            where manifest.id = gone.manifest_id
+        )
+        select array_agg(cancelled.id) into v_causes from cancelled;
+        exit when v_causes is null;
+    end loop;
+end $$;
+
+-- Settle what follows from jobs that just ended: their dependents, and their manifests.
+-- Called by every function that ends jobs, once, after it wrote them, under the manifests' locks.
+-- p_jobs are jobs that went from open (pending, processing) to an end in this transaction.
+create or replace function dreamcut_settle(p_jobs uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_manifests uuid[];
+begin
+    with ended as (
+        select job.manifest_id, count(*) as jobs
+        from dreamcut_jobs job
+        where job.id = any (p_jobs) and job.manifest_id is not null
+        group by job.manifest_id
+    ), fewer as (
+        update dreamcut_production_manifest manifest
+        set open_jobs = manifest.open_jobs - ended.jobs
+        from ended
+        where manifest.id = ended.manifest_id
+        returning manifest.id
+    )
+    select array_agg(fewer.id) into v_manifests from fewer;
+    if v_manifests is null then
+        return;  -- jobs without a manifest: nobody can wait for them
+    end if;
+    perform dreamcut_release_dependents(p_jobs);
+    perform dreamcut_fail_dependents(p_jobs);
+    perform dreamcut_close_manifests(v_manifests);
+end $$;
+
+-- Close the manifests that have no open job left: `done` if every job that nothing depends on completed,
+-- else `failed` with the first error. (A failed job that its dependents can do without does not count.)
+-- Called under the manifests' locks.
+create or replace function dreamcut_close_manifests(p_manifests uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_over uuid[];
+begin
+    select array_agg(manifest.id) into v_over
+    from dreamcut_production_manifest manifest
+    where manifest.id = any (p_manifests)
+        and manifest.open_jobs = 0
+        and manifest.status not in ('done', 'failed');
+    if v_over is null then
+        return;
+    end if;
+    with used as (
+        select distinct job.manifest_id, dependency as job_id
+        from dreamcut_jobs job
+        cross join unnest(job.depends_on) as dependency
+        where job.manifest_id = any (v_over)
+    ), sinks as (
+        select job.manifest_id,
+            count(*) filter (where job.status <> 'completed') as missing,
+            (array_agg(job.output_url order by job.completed_at desc, job.seq desc)
+                filter (where job.output_url is not null))[1] as output_url,
+            (array_agg(job.error_message order by job.completed_at, job.seq)
+                filter (where job.status <> 'completed'))[1] as error_message
+        from dreamcut_jobs job
+        left join used on used.manifest_id = job.manifest_id and used.job_id = job.job_id
+        where job.manifest_id = any (v_over) and used.job_id is null
+        group by job.manifest_id
+    )
+    update dreamcut_production_manifest manifest
+    set status = case when sinks.missing = 0 then 'done' else 'failed' end,
+        output_url = sinks.output_url,
+        error_message = case when sinks.missing > 0 then sinks.error_message end,
+        completed_at = now(),
+        updated_at = now(),
+        processing_time_ms =
+            extract(epoch from now() - coalesce(manifest.started_at, manifest.created_at)) * 1000
+    from sinks
+    where manifest.id = sinks.manifest_id;
+end $$;

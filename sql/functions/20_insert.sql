@@ -1,0 +1,141 @@
+-- What happens when jobs are inserted, whoever inserts them: supabase-js, psql, a function of this schema.
+-- The triggers run with the rights of their owner, so a producer needs no more than INSERT on the two tables.
+
+-- Complete a row that has dependencies, or nulls where PostgREST filled in columns that another row of the
+-- same bulk insert has. Rows with neither do not come here (see the trigger's condition).
+create or replace function dreamcut_prepare_job() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    new.job_id := coalesce(new.job_id, 'job_' || gen_random_uuid());
+    new.status := coalesce(new.status, 'pending');
+    new.priority := coalesce(new.priority, 5);
+    new.payload := coalesce(new.payload, '{}');
+    new.depends_on := coalesce(new.depends_on, '{}');
+    new.retry_policy := coalesce(new.retry_policy, '{}');
+    new.max_attempts := coalesce(new.max_attempts, 3);
+    new.attempts := coalesce(new.attempts, 0);
+    new.metadata := coalesce(new.metadata, '{}');
+    new.created_at := coalesce(new.created_at, now());
+    new.updated_at := coalesce(new.updated_at, now());
+    if cardinality(new.depends_on) > 0 then
+        if new.manifest_id is null then
+            raise exception 'job "%" has depends_on but no manifest_id', new.job_id
+                using errcode = 'check_violation',
+                      hint = 'Dependencies are job_ids of the same manifest: set manifest_id.';
+        end if;
+        new.unmet_dependencies :=
+            (select count(distinct dependency) from unnest(new.depends_on) as dependency where dependency is not null);
+    end if;
+    return new;
+end $$;
+
+create or replace trigger dreamcut_jobs_prepare
+before insert on dreamcut_jobs
+for each row
+when (
+    new.depends_on <> '{}'
+    or num_nulls(new.job_id, new.status, new.priority, new.payload, new.depends_on, new.retry_policy,
+                 new.max_attempts, new.attempts, new.metadata, new.created_at, new.updated_at) > 0
+)
+execute function dreamcut_prepare_job();
+
+-- Enter the new jobs into their graphs and wake the workers. Rows may come in any order, a dependent before
+-- its dependency or after that one has ended.
+-- Locks: the manifests of the new jobs, in the order of id, to the end of the producer's transaction.
+create or replace function dreamcut_enter_jobs() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    v_ended uuid[];
+    v_manifests uuid[];
+begin
+    if exists (select 1 from inserted where inserted.manifest_id is not null) then
+        perform manifest.id
+        from dreamcut_production_manifest manifest
+        where manifest.id in (select inserted.manifest_id from inserted)
+        order by manifest.id
+        for no key update;
+
+        with more as (
+            update dreamcut_production_manifest manifest
+            set open_jobs = manifest.open_jobs + new_jobs.jobs,
+                -- A manifest that was over is open again.
+                status = case when manifest.status in ('done', 'failed') and new_jobs.jobs > 0
+                              then 'rendering' else manifest.status end
+            from (
+                select inserted.manifest_id,
+                    count(*) filter (where inserted.status in ('pending', 'processing')) as jobs
+                from inserted
+                group by inserted.manifest_id
+            ) new_jobs
+            where manifest.id = new_jobs.manifest_id
+            returning manifest.id
+        )
+        select array_agg(more.id) into v_manifests from more;
+
+        insert into dreamcut_job_dependencies (job, manifest_id, depends_on)
+        select distinct inserted.id, inserted.manifest_id, dependency
+        from inserted
+        cross join unnest(inserted.depends_on) as dependency
+        where dependency is not null;
+
+        -- Dependencies that had ended before, and inserted jobs that had: nobody else will tell the waiting.
+        select array_agg(distinct job.id) into v_ended
+        from dreamcut_job_dependencies wait
+        join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
+        where wait.manifest_id = any (v_manifests)
+            and job.status in ('completed', 'failed', 'cancelled');
+        if v_ended is not null then
+            perform dreamcut_release_dependents(v_ended);
+            perform dreamcut_fail_dependents(v_ended);
+            perform dreamcut_close_manifests(v_manifests);
+        end if;
+    end if;
+
+    perform dreamcut_notify_ready(
+        (select array_agg(distinct inserted.type) from inserted where inserted.ready)
+    );
+    return null;
+end $$;
+
+create or replace trigger dreamcut_jobs_enter
+after insert on dreamcut_jobs
+referencing new table as inserted
+for each statement
+execute function dreamcut_enter_jobs();
+
+-- Keep the count of open jobs right when jobs are deleted. Who waits for a deleted job goes on waiting, and
+-- is shown as blocked by a missing job.
+create or replace function dreamcut_leave_jobs() returns trigger
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+    update dreamcut_production_manifest manifest
+    set open_jobs = manifest.open_jobs - gone.jobs
+    from (
+        select deleted.manifest_id, count(*) as jobs
+        from deleted
+        where deleted.status in ('pending', 'processing') and deleted.manifest_id is not null
+        group by deleted.manifest_id
+    ) gone
+    where manifest.id = gone.manifest_id;
+    return null;
+end $$;
+
+create or replace trigger dreamcut_jobs_leave
+after delete on dreamcut_jobs
+referencing old table as deleted
+for each statement
+execute function dreamcut_leave_jobs();
+
+-- The producer changes a payload after the insert (the render job's); say when. The queue's own statements
+-- do not set these columns and so do not come here.
+create or replace function dreamcut_touch_job() returns trigger
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    new.updated_at := now();
+    return new;
+end $$;
+
+create or replace trigger dreamcut_jobs_touch
+before update of payload, priority, tags, metadata on dreamcut_jobs
+for each row
+execute function dreamcut_touch_job();

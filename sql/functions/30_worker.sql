@@ -1,0 +1,418 @@
+-- What a worker does with the queue: take part, claim, report outcomes, hand back, rescue what others left.
+--
+-- The lease belongs to the worker's incarnation, a row of dreamcut_workers with a fresh uuid for each start
+-- of the process. A claim writes that uuid and a claim number into the job; an outcome is written only if
+-- both still stand there and the job is still processing. SQLSTATE DC001 means: this incarnation has lost
+-- its lease.
+
+-- Enter an incarnation. p_types and p_slots stand side by side; p_lease is the time without a heartbeat after
+-- which its jobs are given to others.
+create or replace function dreamcut_register_worker(
+    p_worker uuid, p_host text, p_pid int, p_version text, p_types text[], p_slots int[], p_lease interval
+) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    insert into dreamcut_workers (id, host, pid, version, types, slots, lease_expires_at)
+    values (p_worker, p_host, p_pid, p_version, p_types, p_slots, now() + p_lease);
+    -- Incarnations that ended are history; a day of it is enough.
+    delete from dreamcut_workers worker
+    where worker.state in ('stopped', 'lost') and worker.heartbeat_at < now() - interval '1 day';
+end $$;
+
+-- Extend the lease, and learn what happened meanwhile. p_jobs and p_claims, side by side, are the jobs that
+-- the worker believes to hold.
+-- alive: false if the incarnation was declared lost; it must drop everything and register anew.
+-- taken: jobs of p_jobs that are no longer this worker's. cancelled: those of them that were cancelled.
+-- rescue_due: some worker's lease ran out; call dreamcut_rescue.
+-- A lease that ran out, but that nobody acted on (the database itself was away), is extended.
+-- Locks: the worker's own row.
+create or replace function dreamcut_heartbeat(
+    p_worker uuid, p_lease interval, p_draining boolean, p_jobs uuid[], p_claims int[],
+    out alive boolean, out taken uuid[], out cancelled uuid[], out rescue_due boolean
+)
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    update dreamcut_workers worker
+    set heartbeat_at = now(),
+        lease_expires_at = now() + p_lease,
+        active_jobs = cardinality(p_jobs),
+        state = case when p_draining then 'draining' else 'live' end
+    where worker.id = p_worker and worker.state in ('live', 'draining');
+    alive := found;
+
+    select coalesce(array_agg(held.id), '{}'),
+        coalesce(array_agg(held.id) filter (where job.status = 'cancelled'), '{}')
+    into taken, cancelled
+    from unnest(p_jobs, p_claims) as held (id, claim)
+    left join dreamcut_jobs job on job.id = held.id
+    where (job.worker_id = p_worker and job.claims = held.claim and job.status = 'processing') is not true;
+
+    rescue_due := exists (
+        select 1 from dreamcut_workers worker
+        where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
+    );
+end $$;
+
+-- Leave: the worker has handed back or finished everything.
+create or replace function dreamcut_leave_worker(p_worker uuid) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    update dreamcut_workers worker
+    set state = 'stopped', heartbeat_at = now(), active_jobs = 0
+    where worker.id = p_worker and worker.state in ('live', 'draining');
+end $$;
+
+-- Make delayed jobs ready whose time has come: off their own index, so a claim never walks over jobs that
+-- are not due. Called by every claim. Locks: the jobs it promotes; skips those that another worker promotes.
+create or replace function dreamcut_promote_jobs(p_limit int) returns int
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_types text[];
+    v_count int;
+begin
+    with due as (
+        select job.id
+        from dreamcut_jobs job
+        where job.next_retry_at <= now()
+        order by job.next_retry_at
+        limit p_limit
+        for no key update skip locked
+    ), promoted as (
+        update dreamcut_jobs job
+        set next_retry_at = null
+        from due
+        where job.id = due.id
+        returning job.type, job.ready
+    )
+    select array_agg(distinct promoted.type) filter (where promoted.ready), count(*)
+    into v_types, v_count
+    from promoted;
+    perform dreamcut_notify_ready(v_types);
+    return v_count;
+end $$;
+
+-- Claim up to p_slots[i] ready jobs of p_types[i]: the most urgent first, then the oldest.
+-- Each type is one short range of dreamcut_jobs_ready_idx, with its own limit and lock; `type = any (...)`
+-- would sort the whole backlog. Two workers never get the same job, and neither waits for the other.
+-- attempts counts here, so that a job that kills its worker runs out of attempts too.
+-- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
+-- jobs while this claim is under way.
+create or replace function dreamcut_claim_jobs(p_worker uuid, p_types text[], p_slots int[])
+returns table (
+    id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
+    claims int, metadata jsonb, retry_policy jsonb
+)
+language plpgsql set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_manifests uuid[];
+begin
+    perform 1
+    from dreamcut_workers worker
+    where worker.id = p_worker and worker.state in ('live', 'draining')
+    for key share;
+    if not found then
+        raise exception 'worker % has lost its lease', p_worker using errcode = 'DC001';
+    end if;
+
+    perform dreamcut_promote_jobs(1000);
+
+    return query
+    with picked as materialized (
+        select next.id
+        from unnest(p_types, p_slots) as lane (type, slots)
+        cross join lateral (
+            select job.id
+            from dreamcut_jobs job
+            where job.ready and job.type = lane.type
+            order by job.priority desc, job.seq
+            limit lane.slots
+            for no key update skip locked
+        ) next
+    ), claimed as (
+        update dreamcut_jobs job
+        set status = 'processing',
+            worker_id = p_worker,
+            attempts = job.attempts + 1,
+            claims = job.claims + 1,
+            started_at = now(),
+            updated_at = now()
+        from picked
+        where job.id = picked.id
+        returning job.*
+    ), started as (
+        -- SKIP LOCKED, because a claim holds locks of jobs and must not wait for a manifest's: whoever holds
+        -- that is settling jobs, and the next claim says it.
+        update dreamcut_production_manifest manifest
+        set status = 'rendering',
+            started_at = coalesce(manifest.started_at, now()),
+            updated_at = now()
+        where manifest.id in (
+            select waiting.id
+            from dreamcut_production_manifest waiting
+            where waiting.id in (select claimed.manifest_id from claimed)
+                and waiting.status in ('planning', 'ready_to_dispatch')
+            for no key update skip locked
+        )
+    )
+    select claimed.id, claimed.manifest_id, claimed.job_id, claimed.type, claimed.payload, claimed.attempts,
+        claimed.max_attempts, claimed.claims, claimed.metadata, claimed.retry_policy
+    from claimed
+    order by claimed.priority desc, claimed.seq;
+end $$;
+
+-- Write the results of completed jobs, given as arrays side by side, and settle what follows. Returns the jobs
+-- written; one that is missing was no longer this worker's, and its result is dropped.
+-- Locks: the jobs' manifests, then the jobs, then what waits for them.
+create or replace function dreamcut_complete_jobs(
+    p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[]
+) returns uuid[]
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_done uuid[];
+begin
+    perform dreamcut_lock_manifests(p_jobs);
+    with done as (
+        update dreamcut_jobs job
+        set status = 'completed',
+            result = outcome.result,
+            output_url = outcome.output_url,
+            error_class = null,
+            error_message = null,
+            completed_at = now(),
+            updated_at = now(),
+            processing_time_ms = extract(epoch from now() - job.started_at) * 1000
+        from unnest(p_jobs, p_claims, p_results, p_output_urls) as outcome (id, claim, result, output_url)
+        where job.id = outcome.id
+            and job.worker_id = p_worker
+            and job.claims = outcome.claim
+            and job.status = 'processing'
+        returning job.id
+    )
+    select coalesce(array_agg(done.id), '{}') into v_done from done;
+    perform dreamcut_settle(v_done);
+    return v_done;
+end $$;
+
+-- What follows from a class of error.
+-- retries: the job may run again. counts: the attempt is used up. factor: of the base delay.
+create or replace function dreamcut_error_policy(
+    p_class text, out retries boolean, out counts boolean, out factor int
+)
+language sql immutable set search_path = public, pg_temp as $$
+    select policy.retries, policy.counts, policy.factor
+    from (values
+        ('transient',         true,  true,  1),
+        ('overloaded',        true,  true,  4),   -- capacity comes back in minutes, not seconds
+        ('timed_out',         true,  true,  1),
+        ('stalled',           true,  true,  1),
+        ('bug',               true,  true,  1),
+        ('rate_limited',      true,  false, 2),   -- not the job's fault
+        ('auth',              true,  false, 30),  -- somebody has to mend the account; the job is unharmed
+        ('quota',             true,  false, 30),
+        ('content_rejected',  false, true,  1),
+        ('invalid_request',   false, true,  1),
+        ('dependency_failed', false, true,  1),
+        ('spend_limit',       false, true,  1),
+        ('cancelled',         false, true,  1)
+    ) as policy (class, retries, counts, factor)
+    where policy.class = p_class
+    union all
+    select true, true, 1  -- an unknown class is treated as transient
+    limit 1
+$$;
+
+-- The time until the next attempt: exponential with full jitter, never above the cap. retry_policy's
+-- backoffSeconds and maxBackoffSeconds win over the type's base delay.
+create or replace function dreamcut_backoff(
+    p_policy jsonb, p_base interval, p_factor int, p_attempt int
+) returns interval
+language plpgsql volatile set search_path = public, pg_temp as $$
+declare
+    v_base double precision := extract(epoch from p_base);
+    v_cap double precision := 3600;
+begin
+    -- A policy comes from outside; what is not a number there is as good as not given.
+    if jsonb_typeof(p_policy -> 'backoffSeconds') = 'number' then
+        v_base := greatest((p_policy ->> 'backoffSeconds')::double precision, 0);
+    end if;
+    if jsonb_typeof(p_policy -> 'maxBackoffSeconds') = 'number' then
+        v_cap := greatest((p_policy ->> 'maxBackoffSeconds')::double precision, 0);
+    end if;
+    return make_interval(
+        secs => random() * least(v_cap, v_base * p_factor * power(2, least(greatest(p_attempt, 1) - 1, 20)))
+    );
+end $$;
+
+-- Write failed attempts, given as arrays side by side: back to pending with a delay, or to their end, as the
+-- class of the error says. p_retry_after (seconds, from the provider) wins over the backoff; p_base_delays is
+-- the type's first delay. Returns what became of each; a job that is missing was no longer this worker's.
+-- Locks: as dreamcut_complete_jobs.
+create or replace function dreamcut_fail_jobs(
+    p_worker uuid, p_jobs uuid[], p_claims int[], p_classes text[], p_messages text[], p_details jsonb[],
+    p_retry_after double precision[], p_base_delays interval[]
+) returns table (id uuid, status text, next_retry_at timestamptz)
+language plpgsql set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_ids uuid[];
+    v_statuses text[];
+    v_times timestamptz[];
+begin
+    perform dreamcut_lock_manifests(p_jobs);
+    with verdict as (
+        select given.id, given.class, given.message, given.detail, policy.counts,
+            policy.retries and (not policy.counts or job.attempts < job.max_attempts) as again,
+            coalesce(
+                make_interval(secs => given.retry_after),
+                dreamcut_backoff(job.retry_policy, given.base_delay, policy.factor, job.attempts)
+            ) as delay
+        from unnest(p_jobs, p_claims, p_classes, p_messages, p_details, p_retry_after, p_base_delays)
+            as given (id, claim, class, message, detail, retry_after, base_delay)
+        cross join lateral dreamcut_error_policy(given.class) as policy
+        join dreamcut_jobs job on job.id = given.id
+        where job.worker_id = p_worker
+            and job.claims = given.claim
+            and job.status = 'processing'
+        for no key update of job
+    ), failed as (
+        update dreamcut_jobs job
+        set status = case when verdict.again then 'pending'
+                          when verdict.class = 'cancelled' then 'cancelled'
+                          else 'failed' end,
+            attempts = job.attempts - case when verdict.counts then 0 else 1 end,
+            next_retry_at = case when verdict.again then now() + verdict.delay end,
+            worker_id = case when not verdict.again then job.worker_id end,
+            completed_at = case when not verdict.again then now() end,
+            processing_time_ms = extract(epoch from now() - job.started_at) * 1000,
+            error_class = verdict.class,
+            error_message = verdict.message,
+            updated_at = now()
+        from verdict
+        where job.id = verdict.id
+        returning job.id, job.status, job.next_retry_at, job.claims, job.attempts, job.started_at,
+            verdict.class, verdict.message, verdict.detail, verdict.counts
+    ), history as (
+        insert into dreamcut_job_attempts
+            (job, claim, attempt, worker_id, outcome, error_class, error_message, detail, started_at)
+        select failed.id, failed.claims, failed.attempts + case when failed.counts then 0 else 1 end, p_worker,
+            case failed.status when 'pending' then 'retried' else failed.status end,
+            failed.class, failed.message, failed.detail, failed.started_at
+        from failed
+    )
+    select array_agg(failed.id), array_agg(failed.status), array_agg(failed.next_retry_at)
+    into v_ids, v_statuses, v_times
+    from failed;
+
+    perform dreamcut_settle(array(
+        select ended.id from unnest(v_ids, v_statuses) as ended (id, status) where ended.status <> 'pending'
+    ));
+    return query select * from unnest(v_ids, v_statuses, v_times);
+end $$;
+
+-- Hand jobs back unharmed: ready at once for anyone, the attempt not used up. Returns the jobs handed back.
+-- Called by a worker that drains, and for an operator by dreamcut_release_jobs.
+-- Locks: the jobs.
+create or replace function dreamcut_hand_back_jobs(
+    p_worker uuid, p_jobs uuid[], p_claims int[], p_reason text
+) returns uuid[]
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_jobs uuid[];
+    v_types text[];
+begin
+    with released as (
+        update dreamcut_jobs job
+        set status = 'pending',
+            attempts = job.attempts - 1,
+            worker_id = null,
+            updated_at = now()
+        from unnest(p_jobs, p_claims) as held (id, claim)
+        where job.id = held.id
+            and job.worker_id = p_worker
+            and job.claims = held.claim
+            and job.status = 'processing'
+        returning job.id, job.claims, job.attempts, job.started_at, job.type
+    ), history as (
+        insert into dreamcut_job_attempts (job, claim, attempt, worker_id, outcome, error_message, started_at)
+        select released.id, released.claims, released.attempts + 1, p_worker, 'released', p_reason,
+            released.started_at
+        from released
+    )
+    select coalesce(array_agg(released.id), '{}'), array_agg(distinct released.type)
+    into v_jobs, v_types
+    from released;
+    perform dreamcut_notify_ready(v_types);
+    return v_jobs;
+end $$;
+
+-- Take the jobs of workers whose lease ran out: back to pending with backoff, or failed when their attempts
+-- are used up. Returns the jobs. One worker at a time in a database does it; the others pass.
+-- The scan for the jobs of a dead incarnation has no index on purpose: one that changes at every claim costs
+-- far more than a scan at every death.
+-- Locks: the lost workers' rows (skipping one whose claim is under way: the next rescue finds it), then as
+-- dreamcut_complete_jobs.
+create or replace function dreamcut_rescue() returns table (id uuid, status text, worker_id uuid)
+language plpgsql set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_worker uuid;
+    v_jobs uuid[];
+    v_claims int[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('dreamcut_rescue')) then
+        return;
+    end if;
+    for v_worker in
+        select worker.id
+        from dreamcut_workers worker
+        where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
+        order by worker.id
+        for update skip locked
+    loop
+        update dreamcut_workers worker set state = 'lost', active_jobs = 0 where worker.id = v_worker;
+        select array_agg(job.id), array_agg(job.claims)
+        into v_jobs, v_claims
+        from dreamcut_jobs job
+        where job.worker_id = v_worker and job.status = 'processing';
+        continue when v_jobs is null;
+        return query
+        select rescued.id, rescued.status, v_worker
+        from dreamcut_fail_jobs(
+            v_worker, v_jobs, v_claims,
+            array_fill('stalled'::text, array[cardinality(v_jobs)]),
+            array_fill(format('Worker %s stopped without a word; its lease ran out', v_worker),
+                       array[cardinality(v_jobs)]),
+            array_fill(null::jsonb, array[cardinality(v_jobs)]),
+            array_fill(null::double precision, array[cardinality(v_jobs)]),
+            array_fill(interval '5 seconds', array[cardinality(v_jobs)])
+        ) as rescued;
+    end loop;
+end $$;
+
+-- Mend waits that nobody will end: a job that has ended, but that another still waits for. The locks above
+-- make this impossible for what goes through these functions; an operator's own UPDATE does not.
+-- Called by workers, rarely. One at a time. Returns the number of dependencies mended.
+create or replace function dreamcut_reconcile() returns int
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_ended uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('dreamcut_reconcile')) then
+        return 0;
+    end if;
+    select array_agg(distinct job.id) into v_ended
+    from dreamcut_job_dependencies wait
+    join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
+    where job.status in ('completed', 'failed', 'cancelled');
+    if v_ended is null then
+        return 0;
+    end if;
+    perform dreamcut_lock_manifests(v_ended);
+    perform dreamcut_release_dependents(v_ended);
+    perform dreamcut_fail_dependents(v_ended);
+    perform dreamcut_close_manifests(array(
+        select distinct job.manifest_id from dreamcut_jobs job where job.id = any (v_ended)
+    ));
+    return cardinality(v_ended);
+end $$;

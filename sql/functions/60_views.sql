@@ -1,0 +1,66 @@
+-- Views for people and monitoring. They show no more than the caller may read (security_invoker, from
+-- Postgres 15 on; before, they are not granted to Supabase's signed-in users at all: see 90_security.sql).
+
+-- The finer picture of each job: its state in the queue's own words, and what it waits for.
+create or replace view dreamcut_job_states as
+select
+    job.id, job.manifest_id, job.job_id, job.type, job.priority, job.attempts, job.max_attempts,
+    case
+        when job.status <> 'pending' then job.status
+        when job.unmet_dependencies > 0 then 'blocked'
+        when job.next_retry_at is not null then 'delayed'
+        else 'ready'
+    end as state,
+    waiting.waits_for,
+    waiting.missing,
+    case
+        when job.status <> 'pending' then null
+        when waiting.missing <> '{}' then
+            'waits for jobs that do not exist: ' || array_to_string(waiting.missing, ', ')
+        when job.unmet_dependencies > 0 then 'waits for ' || array_to_string(waiting.waits_for, ', ')
+        when job.next_retry_at is not null then
+            'not before ' || to_char(job.next_retry_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
+            || coalesce(': ' || job.error_message, '')
+        when not exists (
+            select 1 from dreamcut_workers worker
+            where worker.state = 'live' and worker.lease_expires_at > now() and job.type = any (worker.types)
+        ) then 'no worker serves this type'
+    end as reason,
+    job.error_class, job.error_message, job.worker_id, job.next_retry_at, job.created_at, job.started_at,
+    job.completed_at, job.processing_time_ms, job.output_url
+from dreamcut_jobs job
+left join lateral (
+    select
+        coalesce(array_agg(wait.depends_on order by wait.depends_on), '{}') as waits_for,
+        coalesce(array_agg(wait.depends_on order by wait.depends_on) filter (where dependency.id is null), '{}')
+            as missing
+    from dreamcut_job_dependencies wait
+    left join dreamcut_jobs dependency
+        on dependency.manifest_id = wait.manifest_id and dependency.job_id = wait.depends_on
+    where wait.job = job.id
+) waiting on job.status = 'pending' and job.unmet_dependencies > 0;
+
+comment on view dreamcut_job_states is
+    'Each job with its state (blocked, delayed, ready, processing, completed, failed, cancelled) and the reason it waits.';
+
+-- What a manifest has cost, and may still turn out to have cost.
+create or replace view dreamcut_manifest_costs as
+select
+    call.manifest_id,
+    count(*) as calls,
+    coalesce(sum(call.cost_usd), 0) as cost_usd,
+    count(*) filter (where call.status in ('intent', 'submitted')) as open_calls,
+    count(*) filter (where call.status = 'unknown') as unknown_calls
+from dreamcut_provider_calls call
+where call.manifest_id is not null
+group by call.manifest_id;
+
+comment on view dreamcut_manifest_costs is 'US dollars paid to providers by manifest, with calls of unknown outcome.';
+
+do $$
+begin
+    if current_setting('server_version_num')::int >= 150000 then
+        alter view dreamcut_job_states set (security_invoker = true);
+        alter view dreamcut_manifest_costs set (security_invoker = true);
+    end if;
+end $$;
