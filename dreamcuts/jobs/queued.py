@@ -1,0 +1,177 @@
+"""One queued call under way: submit or pick up, poll until done, collect, close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import anyio
+
+from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
+from dreamcuts.jobs.base import JobContext, OpenCall
+from dreamcuts.jobs.steps import Collect, Collected, Request, Skip, Step
+from dreamcuts.providers.base import Done, Pending, QueuedProvider, Ticket
+from dreamcuts.providers.rules import REQUEST_GONE
+
+T = TypeVar("T")
+
+SUBMIT_GRACE_S = 10.0
+"""How long a cancelled job waits for the answer to a submission that is on its way."""
+ASK_AGAIN = 5
+"""Failed status questions in a row before the attempt ends; the call stays open for the next one."""
+_MAX_ASK_DELAY_S = 30.0
+_PASSING = (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED, ErrorClass.OVERLOADED)
+
+
+class _TooSlow(ProviderError):
+    """A request took longer than its step allows."""
+
+
+@dataclass(slots=True)
+class QueuedStep:
+    """One step under way: submit or pick up, poll until done, collect, close."""
+
+    ctx: JobContext
+    step: Step
+    index: int
+    poll_s: float
+    limit_s: float | None
+    fallbacks: list[dict[str, str]]
+
+    async def finish_with(
+        self, collect: Collect[T], open_call: OpenCall | None
+    ) -> tuple[Collected[T], Ticket]:
+        provider = self._provider()
+        if open_call is not None and open_call.ticket is not None:
+            call_id, ticket = open_call.id, open_call.ticket
+            self.ctx.log.info("Picking up request %s at %s", ticket.request_id, self.step.endpoint)
+        else:
+            call_id, ticket = await self._submit(provider)
+        try:
+            done = await self._wait(provider, ticket, fresh=open_call is None)
+            collected = await collect(self.step, done)
+        except _TooSlow as error:
+            await provider.cancel(self.step.endpoint, ticket)
+            await self.ctx.calls.finish(call_id, "cancelled", error=str(error))
+            raise
+        except JobError as error:
+            if isinstance(error, ProviderError) and error.code == REQUEST_GONE:
+                await self.ctx.calls.finish(call_id, "unknown", error=str(error))
+                if open_call is None or isinstance(self.step.plan, Skip):
+                    raise
+                self.ctx.log.warning("Request %s has expired; submitting it anew", ticket.request_id)
+                return await self.finish_with(collect, None)
+            if not _stays_open(error):
+                await close_failed(self.ctx, call_id, error)
+            raise
+        await self.ctx.calls.finish(call_id, "succeeded", cost_usd=collected.cost_usd)
+        return collected, ticket
+
+    def _provider(self) -> QueuedProvider:
+        try:
+            return cast(QueuedProvider, self.ctx.provider(self.step.provider))
+        except ConfigError as error:
+            if self.index == 0:
+                raise
+            raise InvalidRequest(
+                f"{self.step.provider} cannot be used here: {error}", try_next=True
+            ) from error
+
+    async def _submit(self, provider: QueuedProvider) -> tuple[UUID, Ticket]:
+        plan = self.step.plan
+        assert isinstance(plan, Request)
+        return await _uncancelled(self._submit_and_record(provider, plan))
+
+    async def _submit_and_record(self, provider: QueuedProvider, plan: Request) -> tuple[UUID, Ticket]:
+        calls = self.ctx.calls
+        call_id = await calls.begin(
+            self.step.provider,
+            self.step.endpoint,
+            request=plan.body,
+            step=self.index,
+            estimate_usd=plan.estimate_usd,
+        )
+        try:
+            ticket = await provider.submit(self.step.endpoint, plan.body)
+        except JobError as error:
+            await close_failed(self.ctx, call_id, error)
+            raise
+        if self.fallbacks:
+            ticket = replace(ticket, detail={**ticket.detail, "fallbacks": list(self.fallbacks)})
+        await calls.submitted(call_id, ticket)
+        return call_id, ticket
+
+    async def _wait(self, provider: QueuedProvider, ticket: Ticket, *, fresh: bool) -> Done:
+        """Poll until the request is done. A question that fails is asked again, a few times.
+
+        A `fresh` request that the provider does not know yet may only be slow to appear.
+        """
+        interval = self.ctx.settings.provider_poll_s or self.poll_s
+        deadline = anyio.current_time() + self.limit_s if self.limit_s else float("inf")
+        failed = 0
+        note = ""
+        while True:
+            delay = interval
+            try:
+                answer = await provider.poll(self.step.endpoint, ticket)
+            except ProviderError as error:
+                failed += 1
+                again = _ask_again(error) or (fresh and error.code == REQUEST_GONE)
+                if not again or failed >= ASK_AGAIN:
+                    raise
+                delay = min(error.retry_after or interval * 2**failed, _MAX_ASK_DELAY_S)
+                self.ctx.log.info("Could not ask for %s, asking again: %s", ticket.request_id, error)
+            else:
+                if isinstance(answer, Done):
+                    return answer
+                failed = 0
+                note = self._tell(answer, note)
+            if anyio.current_time() + delay > deadline:
+                raise _TooSlow(
+                    f"{self.step.endpoint} was not done after {self.limit_s:g} s and was cancelled",
+                    provider=self.step.provider,
+                    error_class=ErrorClass.TIMED_OUT,
+                    try_next=True,
+                )
+            await anyio.sleep(delay)
+
+    def _tell(self, answer: Pending, last: str) -> str:
+        if answer.note and answer.note != last:
+            self.ctx.log.debug("%s: %s", self.step.endpoint, answer.note)
+        return answer.note
+
+
+async def close_failed(ctx: JobContext, call_id: UUID, error: JobError) -> None:
+    unknown = isinstance(error, ProviderError) and error.outcome_unknown
+    await ctx.calls.finish(
+        call_id, "unknown" if unknown else "failed", error=str(error), detail=error.detail or None
+    )
+
+
+def _stays_open(error: JobError) -> bool:
+    """Whether the request may still be handed over: asking failed, or fetching what it made did."""
+    if isinstance(error, ProviderError):
+        return error.outcome_unknown
+    return error.error_class in _PASSING and not error.try_next
+
+
+def _ask_again(error: ProviderError) -> bool:
+    return error.outcome_unknown and error.error_class in _PASSING
+
+
+async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled meanwhile (for at most SUBMIT_GRACE_S)."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task}, timeout=SUBMIT_GRACE_S)
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled():
+            task.exception()  # taken here, so that asyncio does not report it as never retrieved
+        raise

@@ -1,0 +1,90 @@
+"""Finding plugins: providers and job types come from entry points, the built-in ones like anyone's.
+
+A package adds a provider with
+
+    [project.entry-points."dreamcuts.providers"]
+    acme = "acme_dreamcuts:AcmeProvider"
+
+A plugin that cannot be loaded is named in one warning and left out; it never stops the others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dreamcuts.config import Settings
+from dreamcuts.errors import ConfigError
+from dreamcuts.providers.base import Provider
+
+GROUP = "dreamcuts.providers"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A plugin that could not be loaded: its name, the distribution it is from, and why."""
+
+    name: str
+    distribution: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a group of entry points gave."""
+
+    plugins: dict[str, Any]
+    broken: tuple[Broken, ...] = ()
+
+
+def load_group(
+    points: Iterable[EntryPoint], *, make: Callable[[EntryPoint], Any] = EntryPoint.load
+) -> Loaded:
+    """Load entry points by name. Of two with one name the first stays, and the other is reported."""
+    plugins: dict[str, Any] = {}
+    broken: list[Broken] = []
+    for point in points:
+        distribution = point.dist.name if point.dist else "unknown"
+        if point.name in plugins:
+            reason = "another plugin of that name was found first"
+            broken.append(Broken(point.name, distribution, reason))
+            continue
+        try:
+            plugins[point.name] = make(point)
+        except Exception as error:  # a plugin may fail in any way; it must not stop the worker
+            broken.append(Broken(point.name, distribution, f"{type(error).__name__}: {error}"))
+    for plugin in broken:
+        log.warning("Plugin %s of %s is left out: %s", plugin.name, plugin.distribution, plugin.reason)
+    return Loaded(plugins, tuple(broken))
+
+
+@cache
+def load_providers() -> dict[str, type[Provider]]:
+    """All providers by name. Loaded once a process; broken plugins are left out with a warning."""
+    return dict(load_group(built_in_first(GROUP)).plugins)
+
+
+def make_provider(name: str, settings: Settings) -> Provider:
+    """Make the provider registered under `name`.
+
+    Raises ConfigError if there is none of that name, or if a setting that it needs is missing.
+    """
+    factory = load_providers().get(name)
+    if factory is None:
+        known = ", ".join(sorted(load_providers())) or "none"
+        raise ConfigError(f"No provider is registered under {name!r}. Registered: {known}.")
+    settings.require((needed, f"the provider {name}") for needed in factory.settings_needed)
+    return factory.from_settings(settings)
+
+
+def built_in_first(group: str) -> list[EntryPoint]:
+    """The group's entry points; DreamCuts' own come first, so that no plugin takes their names unseen."""
+    return sorted(
+        entry_points(group=group), key=lambda point: (not point.value.startswith("dreamcuts."), point.name)
+    )
