@@ -38,6 +38,7 @@ class Outbox:
         self._waiting: list[tuple[UUID, Outcome]] = []
         self._writing: list[tuple[UUID, Outcome]] = []
         self._changed = anyio.Event()
+        self.has_lost_outcomes = False
 
     def put(self, worker: UUID, outcome: Outcome) -> None:
         """Add the outcome of a job that `worker`, an incarnation of this process, holds."""
@@ -125,6 +126,7 @@ class Outbox:
         elif isinstance(outcome, Failed) and outcome.detail:
             await self._write(worker, [replace(outcome, detail={})])
         else:
+            self.has_lost_outcomes = True  # the job stays ours until this incarnation ends
             self._done(Settled(outcome, None))
 
     def _done(self, settled: Settled) -> None:

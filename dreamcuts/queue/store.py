@@ -51,9 +51,9 @@ class Store:
             lease=lease,
         )
 
-    async def leave(self, worker: UUID) -> None:
-        """End the incarnation: it holds nothing any more."""
-        await self._run("leave_worker", worker=worker)
+    async def leave(self, worker: UUID, *, empty: bool) -> None:
+        """End the incarnation. Not `empty`: it still holds jobs, which are to be rescued at once."""
+        await self._run("leave_worker", worker=worker, empty=empty)
 
     async def heartbeat(
         self, worker: UUID, lease: timedelta, *, draining: bool, held: Sequence[Job]
@@ -95,6 +95,8 @@ class Store:
 
     async def write(self, worker: UUID, outcomes: Sequence[Outcome]) -> list[Settled]:
         """Write outcomes of one kind (all Completed, all Failed or all HandedBack) in one statement."""
+        # In the order of ids, in which the queue's functions lock jobs: no deadlock with a cancel.
+        outcomes = sorted(outcomes, key=lambda outcome: outcome.job.id)
         jobs = [outcome.job.id for outcome in outcomes]
         claims = [outcome.job.claim for outcome in outcomes]
         written: dict[UUID, tuple[str, Any]] = {}

@@ -147,7 +147,8 @@ class Worker:
                 await self._write_outcomes()
                 loops.cancel_scope.cancel()
             with contextlib.suppress(*RETRY_ERRORS):
-                await self._store.leave(self._id)
+                empty = not self._held() and not self._outbox.has_lost_outcomes
+                await self._store.leave(self._id, empty=empty)
 
     async def _register(self) -> None:
         await self._store.register(self._id, self._options.slots, self._lease)

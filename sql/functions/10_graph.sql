@@ -131,7 +131,7 @@ begin
             returning job.id, job.manifest_id
         ), fewer as (
             update dreamcut_production_manifest manifest
-            set open_jobs = manifest.open_jobs - gone.jobs
+            set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0)
             from (select cancelled.manifest_id, count(*) as jobs from cancelled group by 1) gone
             where manifest.id = gone.manifest_id
         )
@@ -155,7 +155,7 @@ begin
         group by job.manifest_id
     ), fewer as (
         update dreamcut_production_manifest manifest
-        set open_jobs = manifest.open_jobs - ended.jobs
+        set open_jobs = greatest(manifest.open_jobs - ended.jobs, 0)
         from ended
         where manifest.id = ended.manifest_id
         returning manifest.id
@@ -171,12 +171,28 @@ end $$;
 
 -- Close the manifests that have no open job left: `done` if every job that nothing depends on completed,
 -- else `failed` with the first error. (A failed job that its dependents can do without does not count.)
+-- A count that reached zero is checked against the jobs themselves, so that an UPDATE of `status` by hand can
+-- neither close a manifest too early nor make an outcome fail.
 -- Called under the manifests' locks.
 create or replace function dreamcut_close_manifests(p_manifests uuid[]) returns void
 language plpgsql set search_path = public, pg_temp as $$
 declare
     v_over uuid[];
 begin
+    update dreamcut_production_manifest manifest
+    set open_jobs = counted.jobs
+    from (
+        select job.manifest_id, count(*) as jobs
+        from dreamcut_production_manifest closing
+        join dreamcut_jobs job on job.manifest_id = closing.id
+        where closing.id = any (p_manifests)
+            and closing.open_jobs = 0
+            and closing.status not in ('done', 'failed')
+            and job.status in ('pending', 'processing')
+        group by job.manifest_id
+    ) counted
+    where manifest.id = counted.manifest_id;
+
     select array_agg(manifest.id) into v_over
     from dreamcut_production_manifest manifest
     where manifest.id = any (p_manifests)

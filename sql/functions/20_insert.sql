@@ -109,7 +109,7 @@ create or replace function dreamcut_leave_jobs() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
     update dreamcut_production_manifest manifest
-    set open_jobs = manifest.open_jobs - gone.jobs
+    set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0)
     from (
         select deleted.manifest_id, count(*) as jobs
         from deleted
@@ -117,6 +117,9 @@ begin
         group by deleted.manifest_id
     ) gone
     where manifest.id = gone.manifest_id;
+    perform dreamcut_close_manifests(array(
+        select distinct deleted.manifest_id from deleted where deleted.manifest_id is not null
+    ));
     return null;
 end $$;
 

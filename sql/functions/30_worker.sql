@@ -53,12 +53,16 @@ begin
     );
 end $$;
 
--- Leave: the worker has handed back or finished everything.
-create or replace function dreamcut_leave_worker(p_worker uuid) returns void
+-- Leave. With p_empty the worker has handed back or finished everything; without, it gives up its lease, so
+-- that the jobs that it could not end are rescued at once.
+create or replace function dreamcut_leave_worker(p_worker uuid, p_empty boolean) returns void
 language plpgsql set search_path = public, pg_temp as $$
 begin
     update dreamcut_workers worker
-    set state = 'stopped', heartbeat_at = now(), active_jobs = 0
+    set state = case when p_empty then 'stopped' else worker.state end,
+        lease_expires_at = least(worker.lease_expires_at, now()),
+        heartbeat_at = now(),
+        active_jobs = 0
     where worker.id = p_worker and worker.state in ('live', 'draining');
 end $$;
 
@@ -356,6 +360,7 @@ create or replace function dreamcut_rescue() returns table (id uuid, status text
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
 declare
+    v_lost uuid[];
     v_worker uuid;
     v_jobs uuid[];
     v_claims int[];
@@ -363,14 +368,27 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('dreamcut_rescue')) then
         return;
     end if;
-    for v_worker in
+    with expired as (
         select worker.id
         from dreamcut_workers worker
         where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
-        order by worker.id
         for update skip locked
-    loop
-        update dreamcut_workers worker set state = 'lost', active_jobs = 0 where worker.id = v_worker;
+    ), lost as (
+        update dreamcut_workers worker
+        set state = 'lost', active_jobs = 0
+        from expired
+        where worker.id = expired.id
+        returning worker.id
+    )
+    select array_agg(lost.id) into v_lost from lost;
+    if v_lost is null then
+        return;
+    end if;
+    -- All manifests at once, because their locks are taken in one order.
+    perform dreamcut_lock_manifests(array(
+        select job.id from dreamcut_jobs job where job.worker_id = any (v_lost) and job.status = 'processing'
+    ));
+    foreach v_worker in array v_lost loop
         select array_agg(job.id), array_agg(job.claims)
         into v_jobs, v_claims
         from dreamcut_jobs job
@@ -390,13 +408,14 @@ begin
     end loop;
 end $$;
 
--- Mend waits that nobody will end: a job that has ended, but that another still waits for. The locks above
--- make this impossible for what goes through these functions; an operator's own UPDATE does not.
--- Called by workers, rarely. One at a time. Returns the number of dependencies mended.
+-- Mend what an UPDATE by hand can break, and nothing that goes through these functions: waits for a job that
+-- has ended, and manifests whose last job has ended without a word.
+-- Called by workers, rarely. One at a time. Returns the number of ended jobs and manifests that were mended.
 create or replace function dreamcut_reconcile() returns int
 language plpgsql set search_path = public, pg_temp as $$
 declare
     v_ended uuid[];
+    v_manifests uuid[];
 begin
     if not pg_try_advisory_xact_lock(hashtext('dreamcut_reconcile')) then
         return 0;
@@ -405,14 +424,31 @@ begin
     from dreamcut_job_dependencies wait
     join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
     where job.status in ('completed', 'failed', 'cancelled');
-    if v_ended is null then
-        return 0;
+    if v_ended is not null then
+        perform dreamcut_lock_manifests(v_ended);
+        perform dreamcut_release_dependents(v_ended);
+        perform dreamcut_fail_dependents(v_ended);
     end if;
-    perform dreamcut_lock_manifests(v_ended);
-    perform dreamcut_release_dependents(v_ended);
-    perform dreamcut_fail_dependents(v_ended);
-    perform dreamcut_close_manifests(array(
-        select distinct job.manifest_id from dreamcut_jobs job where job.id = any (v_ended)
-    ));
-    return cardinality(v_ended);
+
+    -- Skipping locked ones: whoever settles a job of a manifest closes it, too.
+    with silent as (
+        select manifest.id
+        from dreamcut_production_manifest manifest
+        where manifest.status = 'rendering'
+            and not exists (
+                select 1 from dreamcut_jobs job
+                where job.manifest_id = manifest.id and job.status in ('pending', 'processing')
+            )
+            and exists (select 1 from dreamcut_jobs job where job.manifest_id = manifest.id)
+        for no key update skip locked
+    ), counted as (
+        update dreamcut_production_manifest manifest
+        set open_jobs = 0
+        from silent
+        where manifest.id = silent.id
+        returning manifest.id
+    )
+    select array_agg(counted.id) into v_manifests from counted;
+    perform dreamcut_close_manifests(v_manifests);
+    return coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_manifests), 0);
 end $$;

@@ -18,12 +18,14 @@ begin
     select v_manifest,
         coalesce(job ->> 'job_id', job ->> 'jobId', job ->> 'id'),
         job ->> 'type',
-        coalesce(job -> 'payload', '{}'),
+        coalesce(nullif(job -> 'payload', 'null'), '{}'),
         coalesce((job ->> 'priority')::int, 5),
-        array(select jsonb_array_elements_text(coalesce(job -> 'depends_on', job -> 'dependsOn', '[]'))),
-        coalesce(job -> 'retry_policy', job -> 'retryPolicy', '{}'),
+        array(select jsonb_array_elements_text(coalesce(
+            nullif(job -> 'depends_on', 'null'), nullif(job -> 'dependsOn', 'null'), '[]'
+        ))),
+        coalesce(nullif(job -> 'retry_policy', 'null'), nullif(job -> 'retryPolicy', 'null'), '{}'),
         coalesce((job ->> 'max_attempts')::int, (job ->> 'maxAttempts')::int, 3),
-        coalesce(job -> 'metadata', '{}'),
+        coalesce(nullif(job -> 'metadata', 'null'), '{}'),
         case when jsonb_typeof(job -> 'tags') = 'array' then array(select jsonb_array_elements_text(job -> 'tags')) end,
         (job ->> 'estimated_cost_usd')::numeric
     from jsonb_array_elements(p_jobs) with ordinality as given (job, place)

@@ -40,6 +40,10 @@ create table dreamcut_production_manifest (
 -- open_jobs changes with every batch of outcomes; free room on the page keeps those updates HOT.
 with (fillfactor = 70);
 
+-- The manifests under way, among all that ever were.
+create index dreamcut_production_manifest_rendering_idx on dreamcut_production_manifest (id)
+    where status = 'rendering';
+
 create index dreamcut_production_manifest_user_idx on dreamcut_production_manifest (user_id, created_at desc);
 
 create table dreamcut_jobs (

@@ -131,3 +131,21 @@ from dreamcut_provider_calls call
 where call.manifest_id = @manifest::uuid and call.status in ('submitted', 'succeeded', 'unknown')
 group by call.provider
 order by call.provider;
+
+-- name: lock_demo :scalar
+-- One demo at a time in a database; held to the end of the session. False if another one holds it.
+select pg_try_advisory_lock(hashtext('dreamcut_demo'));
+
+-- name: demo_obstacles :one
+-- What would get mixed up with a demo: workers that would carry out its jobs with real keys, and jobs that its
+-- workers would carry out against the sandbox. `leftovers` are open jobs of demos that were killed.
+select
+    (
+        select count(*)
+        from dreamcut_workers worker
+        where worker.state = 'live' and worker.lease_expires_at > now()
+    ) as workers,
+    count(*) filter (where job.metadata ->> 'demo' is distinct from 'true') as foreign_jobs,
+    coalesce(array_agg(job.id) filter (where job.metadata ->> 'demo' = 'true'), '{}') as leftovers
+from dreamcut_jobs job
+where job.status in ('pending', 'processing');

@@ -10,7 +10,7 @@ select alive, taken, cancelled, rescue_due
 from dreamcut_heartbeat(@worker::uuid, @lease::interval, @draining::boolean, @jobs::uuid[], @claims::int[]);
 
 -- name: leave_worker :exec
-select dreamcut_leave_worker(@worker::uuid);
+select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
 
 -- name: claim_jobs :many
 select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy
