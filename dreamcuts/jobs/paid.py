@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError
+from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
 from dreamcuts.jobs.base import JobContext, OpenCall
 from dreamcuts.jobs.queued import QueuedStep, close_failed
 from dreamcuts.jobs.steps import Collect, Collected, Outcome, Request, Skip, Step
@@ -182,9 +182,10 @@ def _moves_on(ctx: JobContext, error: JobError, *, more: bool) -> bool:
     """Whether the chain goes to its next step now.
 
     A refusal moves on at once. A passing trouble is retried once through the queue first: the next model
-    costs more or is worse, and most such troubles pass.
+    costs more or is worse, and most such troubles pass. A request whose outcome is not known may still be
+    carried out, and never moves on: two models would be paid.
     """
-    if not more or not error.try_next:
+    if not more or not error.try_next or (isinstance(error, ProviderError) and error.outcome_unknown):
         return False
     if error.error_class in (ErrorClass.CONTENT_REJECTED, ErrorClass.INVALID_REQUEST):
         return True
@@ -192,7 +193,10 @@ def _moves_on(ctx: JobContext, error: JobError, *, more: bool) -> bool:
 
 
 def _exhausted(failures: Sequence[JobError], reasons: Sequence[dict[str, str]]) -> JobError:
-    """The error of a chain that ended: the only one as it is, several refusals as one with all reasons."""
+    """The error of a chain that ended: the only one as it is, several as one with all reasons.
+
+    If any step failed in passing, so did the chain: another attempt may well succeed.
+    """
     if not failures:
         return InvalidRequest("The job's chain of models is empty.")
     last = failures[-1]
@@ -201,11 +205,14 @@ def _exhausted(failures: Sequence[JobError], reasons: Sequence[dict[str, str]]) 
     if last.error_class not in _FINAL:
         last.detail["fallbacks"] = [dict(entry) for entry in reasons[:-1]]
         return last
+    passing = [failure for failure in failures if failure.error_class not in _FINAL]
     kinds = {failure.error_class for failure in failures}
+    refused = next((kind for kind in _FINAL if kind in kinds), last.error_class)
     return JobError(
         "No model could do this job. "
         + "; ".join(f"{entry['endpoint']}: {entry['reason']}" for entry in reasons),
-        error_class=next((kind for kind in _FINAL if kind in kinds), last.error_class),
+        error_class=passing[-1].error_class if passing else refused,
+        retry_after=passing[-1].retry_after if passing else None,
         detail={**last.detail, "fallbacks": [dict(entry) for entry in reasons]},
     )
 

@@ -17,7 +17,7 @@ from fal_client import client as sdk
 
 from dreamcuts.providers.base import Ticket
 
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+TIMEOUT_S = 60.0
 
 
 class Answered(Exception):
@@ -51,15 +51,15 @@ class QueueTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, queue_url: str) -> None:
         self._queue_url = queue_url.rstrip("/") + "/"
-        self._inner = httpx.AsyncHTTPTransport(retries=0)
+        # A client, not a bare transport: it honours the proxies of the environment, as the SDK's own does.
+        self._inner = httpx.AsyncClient(follow_redirects=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One request, one answer. Raises Answered, NoAnswer or ForeignUrl; nothing that the SDK retries."""
         request.url = self._target(request.url)
         request.headers["Host"] = request.url.netloc.decode("ascii")
         try:
-            response = await self._inner.handle_async_request(request)
-            response.request = request
+            response = await self._inner.send(request, stream=True)
             await response.aread()  # here, so that an answer that breaks off is not retried either
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswer(error, sent=False) from error
@@ -87,14 +87,14 @@ class FalClient(AsyncClient):
     """fal's own client on a QueueTransport."""
 
     def __init__(self, key: str, queue_url: str) -> None:
-        super().__init__(key=key)
+        super().__init__(key=key, default_timeout=TIMEOUT_S)
         self._http = httpx.AsyncClient(
             transport=QueueTransport(queue_url),
             headers={
                 "Authorization": f"Key {key}",
                 "User-Agent": f"fal-client/{fal_client.__version__} (python)",
             },
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_S,
         )
 
     @property

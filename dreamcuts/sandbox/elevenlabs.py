@@ -176,20 +176,17 @@ class _Api:
         _check_markers(body.text)
         speed = body.voice_settings.speed if body.voice_settings and body.voice_settings.speed else 1.0
         line = Line(body.text, request.path_params["voice_id"], body.language_code, body.seed or 0, speed)
-        async with self.state.media_slots:
-            return line, await speak(line)
+        return line, await speak(line)
 
     async def _speak_dialogue(self, body: schema.Dialogue) -> tuple[list[Speech], Speech, list[Line]]:
         schema.check_dialogue(body, fault)
         _check_markers(" ".join(item.text for item in body.inputs))
         lines = [Line(item.text, item.voice_id, body.language_code, body.seed or 0) for item in body.inputs]
-        async with self.state.media_slots:
-            parts = [await speak(line) for line in lines]
+        parts = [await speak(line) for line in lines]
         return parts, join(parts), lines
 
     async def _encode(self, speech: Speech, output: str) -> bytes:
-        async with self.state.media_slots:
-            return await encode(speech.pcm, speech.sample_rate, output, filters=WARMTH)
+        return await encode(speech.pcm, speech.sample_rate, output, filters=WARMTH)
 
     def _bill_speech(self, request: Request, endpoint: str, lines: list[Line], raw: bytes) -> dict[str, str]:
         count = sum(len(line.text) for line in lines)
@@ -227,8 +224,7 @@ class _Api:
             output = _output_format(request)
             _check_markers(body.text)
             schema.check_sound(body, fault)
-            async with self.state.media_slots:
-                audio = await sounds.make(body.text, body.duration_seconds, output, loop=body.loop)
+            audio = await sounds.make(body.text, body.duration_seconds, output, loop=body.loop)
             self._bill(request, "/v1/sound-generation", units=1, unit="sound", usd=USD_PER_SOUND, body=raw)
             return _audio(audio, output, headers)
 

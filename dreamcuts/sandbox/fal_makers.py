@@ -115,9 +115,9 @@ async def _probe(path: Path, field: str, kind: str, url: str) -> MediaInfo:
     except FfmpegError:
         raise MakeFault(field, problems[kind], f"The {kind} could not be read.", url) from None
     fits = {
-        "image": info.has_video,
+        "image": info.has_video and info.width > 0 and info.height > 0,
         "audio": info.has_audio and info.duration > 0,
-        "video": info.has_video and not info.is_image and info.duration > 0,
+        "video": info.has_video and info.width > 0 and not info.is_image and info.duration > 0,
     }[kind]
     if not fits:
         raise MakeFault(field, problems[kind], f"The file is no {kind}.", url)

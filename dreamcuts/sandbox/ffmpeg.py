@@ -11,7 +11,7 @@ import contextlib
 import functools
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,25 +89,46 @@ async def probe(path_or_url: str | Path) -> MediaInfo:
 
 
 async def _communicate(args: Sequence[str], stdin: bytes | None) -> tuple[int, bytes, bytes]:
-    process = await asyncio.create_subprocess_exec(
-        ffmpeg_exe(),
-        *args,
-        stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # A group of its own: Ctrl-C in a terminal reaches us only, and we end the child ourselves.
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            ffmpeg_exe(),
+            *args,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # A session of its own: Ctrl-C in a terminal reaches us only, and we end the child ourselves.
+            start_new_session=True,
+        )
     )
     try:
+        # Shielded, because a cancellation in the middle of the start would lose the child.
+        process = await asyncio.shield(starting)
         out, err = await process.communicate(stdin)
     except BaseException:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-        # Reap it, and let its pipes close, before the cancellation goes on.
-        await asyncio.shield(process.wait())
+        await _to_the_end(_kill(starting))
         raise
     return process.returncode or 0, out, err
+
+
+async def _kill(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    """Kill a child, reap it and read its pipes to their end, so that nothing of it is left in the loop."""
+    try:
+        process = await starting
+    except OSError:
+        return
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await process.communicate()
+
+
+async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+    """Await something short to its end, however often the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
 
 def _parse(text: str) -> MediaInfo:

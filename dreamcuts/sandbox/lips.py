@@ -66,7 +66,7 @@ def _mouth(opening: int, mouth: Mouth, wide: int, tall: int, across: float) -> I
     x, y = wide / 2, tall / 2
     lip = blend(mouth.skin, (150, 40, 50), 0.55)
     sketch.oval(x, y, across * 1.18, across * 0.62, mouth.skin)
-    span, gap = across * (0.92 - 0.26 * share), across * (0.16 + 0.66 * share)
+    span, gap = across * (0.92 - 0.2 * share), across * (0.14 + 0.46 * share)
     sketch.oval(x, y, span + across * 0.1, gap + across * 0.1, lip)
     sketch.oval(x, y, span, gap, (74, 22, 30))
     if share > 0.25:

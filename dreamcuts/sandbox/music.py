@@ -8,6 +8,7 @@ the other, a peak has all of them.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -74,11 +75,7 @@ class Score:
 def make_plan(prompt: str, length_ms: int, *, chunks: bool) -> dict[str, Any]:
     """A composition plan for a prompt: `sections` for music_v1, `chunks` for the later models."""
     styles = [part.strip() for part in re.split(r"[,.;\n]", prompt) if part.strip()][:6] or ["instrumental"]
-    names = ("Intro", "Build", "Peak") if length_ms >= 12_000 else ("Main",)
-    shares = (0.25, 0.45, 0.3) if len(names) == 3 else (1.0,)
-    lengths = [max(3000, round(length_ms * share)) for share in shares]
-    lengths[-1] += length_ms - sum(lengths)
-    pieces = list(zip(names, _even(lengths), strict=True))
+    pieces = _pieces(length_ms)
     local = {
         "Intro": ["sparse", "soft pad"],
         "Build": ["rising", "layers added"],
@@ -114,13 +111,18 @@ def make_plan(prompt: str, length_ms: int, *, chunks: bool) -> dict[str, Any]:
     }
 
 
-def _even(lengths: list[int]) -> list[int]:
-    """Split lengths that a section may not have (over 120 s) evenly where there are several sections."""
-    if max(lengths) <= 120_000 or len(lengths) == 1:
-        return lengths
-    total = sum(lengths)
-    share = total // len(lengths)
-    return [*[share] * (len(lengths) - 1), total - share * (len(lengths) - 1)]
+def _pieces(length_ms: int) -> list[tuple[str, int]]:
+    """Names and lengths of a plan's parts, none over the two minutes that a part may have."""
+    if length_ms < 12_000:
+        return [("Main", length_ms)]
+    if length_ms <= 240_000:
+        intro, build = round(length_ms * 0.25), round(length_ms * 0.45)
+        return [("Intro", intro), ("Build", build), ("Peak", length_ms - intro - build)]
+    count = math.ceil(length_ms / 110_000)
+    share = length_ms // count
+    names = ["Intro", *["Build"] * (count - 2), "Peak"]
+    lengths = [share] * (count - 1) + [length_ms - share * (count - 1)]
+    return list(zip(names, lengths, strict=True))
 
 
 def read_score(prompt: str | None, plan: dict[str, Any], length_ms: int | None, seed: int) -> Score:

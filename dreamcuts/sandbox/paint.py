@@ -216,7 +216,9 @@ def finish(image: Image.Image, seed: int) -> Image.Image:
     width, height = image.size
     corners = Image.radial_gradient("L").point([round(max(0, value - 150) * 0.75) for value in range(256)])
     image.paste((8, 8, 20), (0, 0), corners.resize((width, height), Image.Resampling.BICUBIC))
-    grain = (
-        Image.effect_noise((width // 2, height // 2), 9).resize((width, height)).filter(ImageFilter.SMOOTH)
-    )
+    size = (width // 2 + 1, height // 2 + 1)
+    noise = Image.frombytes("L", size, random.Random(seed).randbytes(size[0] * size[1]))
+    # Faint noise around middle grey, where overlaying changes nothing.
+    noise = noise.point([round(128 + (value - 128) * 0.13) for value in range(256)])
+    grain = noise.resize((width, height)).filter(ImageFilter.SMOOTH)
     return Image.blend(image, ImageChops.overlay(image, grain.convert("RGB")), 0.2)

@@ -21,11 +21,11 @@ WORDS = (
 _SKINS: tuple[Colour, ...] = ((245, 208, 178), (226, 176, 141), (198, 141, 104), (150, 98, 68), (110, 72, 52))
 _HAIRS: tuple[Colour, ...] = (
     (44, 32, 30),
-    (82, 52, 36),
+    (66, 44, 34),
+    (92, 58, 40),
     (138, 84, 46),
-    (196, 148, 84),
-    (60, 58, 66),
     (150, 62, 40),
+    (196, 148, 84),
 )
 
 
@@ -66,9 +66,11 @@ def _look(prompt: str, palette: Palette, chance: random.Random) -> _Look:
     woman = bool(re.search(r"\b(woman|girl|female|she|her|lady)\b", words))
     man = bool(re.search(r"\b(man|boy|male|he|his)\b", words))
     long_hair = woman or (not man and chance.random() < 0.5)
+    tone = chance.randrange(len(_SKINS))
     return _Look(
-        skin=chance.choice(_SKINS),
-        hair=chance.choice(_HAIRS),
+        skin=_SKINS[tone],
+        # The lighter hair colours go with the lighter skins.
+        hair=chance.choice(_HAIRS[: len(_HAIRS) - tone]),
         top=blend(palette.accent, palette.near, chance.uniform(0.05, 0.45)),
         long_hair=long_hair,
         glasses="glasses" in words or "scientist" in words or chance.random() < 0.2,
@@ -172,10 +174,10 @@ def _hair(sketch: Sketch, centre: tuple[float, float], unit: float, look: _Look)
             (x + wide * 0.38, y - unit * 0.235),
             (x + wide * 0.57, y - unit * 0.13),
             (x + wide * 0.53, y - unit * 0.01),
-            (x + wide * 0.46, y - unit * 0.09),
+            (x + wide * 0.39, y - unit * 0.085),
             (x + wide * 0.3, y - unit * 0.135),
             (x - wide * 0.1, y - unit * 0.115),
-            (x - wide * 0.42, y - unit * 0.13),
+            (x - wide * 0.39, y - unit * 0.1),
         ],
         look.hair,
     )

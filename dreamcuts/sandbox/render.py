@@ -20,22 +20,21 @@ import anyio.to_thread
 from dreamcuts.sandbox import shotstack_schema as schema
 from dreamcuts.sandbox.ffmpeg import FfmpegError, run_ffmpeg
 from dreamcuts.sandbox.render_audio import audio_arguments, sounds_between
+from dreamcuts.sandbox.render_canvas import Canvas, canvas_of
 from dreamcuts.sandbox.render_plan import (
-    Canvas,
     Layer,
     Placed,
     Plan,
     PlanError,
     Sound,
     Source,
-    canvas_of,
     layer_of,
     settle_times,
     sound_of,
 )
 from dreamcuts.sandbox.render_sources import fetch_all, font_family, inspect, kinds_of, source_url
 from dreamcuts.sandbox.render_text import caption_layers, text_layer
-from dreamcuts.sandbox.render_video import join_list, segment_arguments, segments_of, still_arguments
+from dreamcuts.sandbox.render_video import TO_JPEG, join_list, segment_arguments, segments_of, still_arguments
 
 MOVING_FORMATS = ("mp4", "gif")
 
@@ -133,7 +132,7 @@ class Renderer:
 
     async def _capture(self, video: Path, seconds: float, scale: float) -> Path:
         target = self.new_file(".jpg")
-        size = f"scale=trunc(iw*{scale:g}/2)*2:-2"
+        size = f"scale=trunc(iw*{scale:g}/2)*2:-2,{TO_JPEG}"
         await self._run("-ss", f"{seconds:.3f}", "-i", str(video), "-vf", size, "-frames:v", "1", str(target))
         return target
 

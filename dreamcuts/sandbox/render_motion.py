@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from dreamcuts.sandbox.shotstack_schema import Tween
+from dreamcuts.sandbox.shotstack_types import Tween
 
 _DIRECTIONS = {"Left": (-1, 0), "Right": (1, 0), "Up": (0, -1), "Down": (0, 1)}
 _ZOOM = {"Slow": 1.1, "": 1.3, "Fast": 1.7}

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
 from dreamcuts.sandbox import shotstack_schema as schema
+from dreamcuts.sandbox.render_canvas import Canvas, even
 from dreamcuts.sandbox.render_motion import Motion, shift_expression, value_expression
+from dreamcuts.sandbox.shotstack_types import Tween
 
 STILL_SECONDS = 3.0
 """Length of an image or text whose length is "auto"."""
-
-_PRESETS = {
-    "preview": (512, 288, 15.0),
-    "mobile": (640, 360, 25.0),
-    "sd": (1024, 576, 25.0),
-    "hd": (1280, 720, 25.0),
-    "1080": (1920, 1080, 25.0),
-    "4k": (3840, 2160, 25.0),
-}
-_ASPECTS = {"16:9": (16, 9), "9:16": (9, 16), "1:1": (1, 1), "4:5": (4, 5), "4:3": (4, 3)}
-_CRF = {"verylow": 36, "low": 31, "medium": 26, "high": 22, "veryhigh": 18}
-_NTSC = {23.976: Fraction(24000, 1001), 29.97: Fraction(30000, 1001), 59.94: Fraction(60000, 1001)}
 
 
 class PlanError(Exception):
@@ -49,25 +38,6 @@ class Source:
     @property
     def has_audio(self) -> bool:
         return self.channels > 0
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The output: size in pixels, frame rate, background (#rrggbb), x264's constant rate factor."""
-
-    width: int
-    height: int
-    fps: Fraction
-    background: str
-    crf: int
-
-    def frame(self, seconds: float) -> int:
-        """The frame nearest to a time."""
-        return round(seconds * self.fps)
-
-    def seconds(self, frame: int) -> float:
-        """The time at which a frame starts."""
-        return float(frame / self.fps)
 
 
 @dataclass(frozen=True)
@@ -152,27 +122,6 @@ class Plan:
     def duration(self) -> float:
         """Seconds of the output."""
         return self.canvas.seconds(self.frames)
-
-
-def canvas_of(edit: schema.Edit) -> Canvas:
-    """The canvas that the output asks for; without size or resolution it is "hd"."""
-    output = edit.output
-    width, height, fps = _PRESETS[output.scaleTo or output.resolution or "hd"]
-    if output.aspectRatio != "16:9":
-        across, down = _ASPECTS[output.aspectRatio]
-        short = height
-        width = _even(short if across <= down and across * 16 == down * 9 else short * across / down)
-        height = _even(width * down / across) if across * 16 == down * 9 else short
-    if output.size is not None:
-        width, height = output.size.width, output.size.height
-    fps = output.fps or fps
-    rate = _NTSC.get(fps) or Fraction(fps).limit_denominator(1001)
-    background = edit.timeline.background
-    if len(background) == 4:
-        background = "#" + "".join(digit * 2 for digit in background[1:])
-    if background == "transparent":
-        background = "#000000"
-    return Canvas(width, height, rate, background[:7], _CRF[output.quality])
 
 
 def settle_times(edit: schema.Edit, durations: Mapping[str, float]) -> tuple[list[Placed], float]:
@@ -329,7 +278,7 @@ def _fitted(clip: schema.Clip, natural: tuple[float, float], canvas: Canvas) -> 
         width, height = width * factor, height * factor
     elif clip.fit != "none":
         width, height = box
-    return _even(width * clip.scale), _even(height * clip.scale)
+    return even(width * clip.scale), even(height * clip.scale)
 
 
 def _corner(clip: schema.Clip, width: int, height: int, canvas: Canvas) -> tuple[str, str]:
@@ -354,7 +303,7 @@ def _corner(clip: schema.Clip, width: int, height: int, canvas: Canvas) -> tuple
     return x_text, y_text
 
 
-def _opacity(opacity: float | list[schema.Tween]) -> tuple[float, tuple[Motion, ...]]:
+def _opacity(opacity: float | list[Tween]) -> tuple[float, tuple[Motion, ...]]:
     """A number as it is; a tween as a fade, in or out, at the higher of its two values."""
     if isinstance(opacity, float):
         return opacity, ()
@@ -370,7 +319,3 @@ def _opacity(opacity: float | list[schema.Tween]) -> tuple[float, tuple[Motion, 
 def _sum(base: str, shift: str, start: float) -> str:
     base = base.replace("{start}", f"{start:.6f}")
     return f"{base}+{shift}" if shift else base
-
-
-def _even(value: float) -> int:
-    return max(2, round(value / 2) * 2)

@@ -39,7 +39,9 @@ def font_family(url: str) -> str:
 
 def kinds_of(edit: schema.Edit) -> dict[str, str]:
     """Every URL that the edit names, once each, with what is expected there."""
-    kinds = {source_url(clip): clip.asset.type for track in edit.timeline.tracks for clip in track.clips}
+    kinds: dict[str, str] = {
+        source_url(clip): clip.asset.type for track in edit.timeline.tracks for clip in track.clips
+    }
     kinds.pop("", None)
     kinds |= {font.src: "font" for font in edit.timeline.fonts}
     if edit.timeline.soundtrack is not None:

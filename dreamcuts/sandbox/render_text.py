@@ -13,8 +13,9 @@ from PIL import Image
 
 from dreamcuts.sandbox import shotstack_schema as schema
 from dreamcuts.sandbox.captions import TextLook, draw_text, parse_captions, rgba
+from dreamcuts.sandbox.render_canvas import Canvas
 from dreamcuts.sandbox.render_motion import Motion
-from dreamcuts.sandbox.render_plan import Canvas, Layer, Placed, Source, layer_of
+from dreamcuts.sandbox.render_plan import Layer, Placed, Source, layer_of
 
 BOTTOM = 0.92
 """Where a caption without a margin ends, as a fraction of the height."""

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreamcuts.sandbox.render_canvas import Canvas
 from dreamcuts.sandbox.render_motion import wipe_expression, zoompan_options
-from dreamcuts.sandbox.render_plan import Canvas, Layer, Plan
+from dreamcuts.sandbox.render_plan import Layer, Plan
 
 SEGMENT_SECONDS = 4.0
 """Longer stretches are divided, so that all cores have work until the end."""
 
 _TO_BT709 = "out_color_matrix=bt709:out_range=tv"
 _TAGS = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+TO_JPEG = "scale=out_color_matrix=bt601:out_range=pc,format=yuvj420p"
+"""JPEG knows one kind of colour only (JFIF)."""
 _FILTERS = {
     "blur": "gblur=sigma=8",
     "boost": "eq=contrast=1.2:saturation=1.6",
@@ -99,6 +102,8 @@ def segment_arguments(plan: Plan, segment: Segment, target: Path, *, threads: in
 def still_arguments(plan: Plan, segment: Segment, target: Path, quality: int = 2) -> list[str]:
     """The ffmpeg arguments that write a segment's first frame as a picture, by `target`'s ending."""
     inputs, graph, label = _compose(plan.canvas, Segment(segment.first, segment.first + 1, segment.layers))
+    if target.suffix == ".jpg":
+        graph, label = f"{graph};[{label}]{TO_JPEG}[jpeg]", "jpeg"
     return [
         *inputs,
         *(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dreamcuts.sandbox.shotstack_schema import ASSET_TYPES
+from dreamcuts.sandbox.shotstack_types import ASSET_TYPES
 
 _MESSAGES = {
     "missing": ("any.required", "is required"),

@@ -8,127 +8,31 @@ draw (html, luma, svg, generated assets) are refused here too: a sandbox must no
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
-_SPEEDS = ("", "Slow", "Fast")
-_SIDES = ("Left", "Right", "Up", "Down")
-_CORNERS = (
-    "TopRight",
-    "RightTop",
-    "RightBottom",
-    "BottomRight",
-    "BottomLeft",
-    "LeftBottom",
-    "LeftTop",
-    "TopLeft",
+from dreamcuts.sandbox.shotstack_types import (
+    EFFECTS,
+    FILTERS,
+    FRAME_RATES,
+    TITLE_STYLES,
+    TRANSITIONS,
+    Angle,
+    AudioEffect,
+    Colour,
+    Fraction,
+    Model,
+    Opacity,
+    Position,
+    Shift,
+    Speed,
+    Url,
+    Volume,
+    even,
+    one_of,
+    seconds_or,
 )
-_MOVES = (
-    *("fade", "reveal", "wipeLeft", "wipeRight"),
-    *("slide" + side for side in _SIDES),
-    *("carousel" + side for side in _SIDES),
-    *("shuffle" + corner for corner in _CORNERS),
-)
-_EFFECTS = ("zoomIn", "zoomOut", *("slide" + side for side in _SIDES))
-
-EFFECTS = tuple(name + speed for name in _EFFECTS for speed in _SPEEDS)
-TRANSITIONS = (*(name + speed for name in _MOVES for speed in _SPEEDS), "zoom")
-POSITIONS = (
-    *("top", "topRight", "right", "bottomRight", "bottom"),
-    *("bottomLeft", "left", "topLeft", "center"),
-)
-FILTERS = ("blur", "boost", "contrast", "darken", "greyscale", "lighten", "muted", "negative")
-_TITLE_STYLES = (
-    *("minimal", "blockbuster", "vogue", "sketchy", "skinny"),
-    *("chunk", "chunkLight", "marker", "future", "subtitle"),
-)
-FRAME_RATES = (12, 15, 23.976, 24, 25, 29.97, 30, 48, 50, 59.94, 60)
-ASSET_TYPES = ("video", "audio", "image", "caption", "rich-caption", "text", "title", "rich-text")
-
-
-def _one_of(values: Sequence[object]) -> Callable[[Any], Any]:
-    listed = ", ".join(str(value) for value in values)
-
-    def check(value: Any) -> Any:
-        if value not in values:
-            raise PydanticCustomError("any.only", "must be one of [{listed}]", {"listed": listed})
-        return value
-
-    return check
-
-
-def _http_url(value: str) -> str:
-    if not re.match(r"https?://[^\s/]+", value):
-        raise PydanticCustomError(
-            "string.uriCustomScheme", "must be a valid uri with a scheme matching the http|https pattern"
-        )
-    return value
-
-
-def _even(value: int) -> int:
-    if value % 2:
-        raise PydanticCustomError("number.multiple", "must be a multiple of 2")
-    return value
-
-
-def _colour(value: str) -> str:
-    if not re.fullmatch(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})|transparent", value):
-        raise PydanticCustomError("string.pattern.base", "must be a hexadecimal colour such as #ffffff")
-    return value
-
-
-def _seconds_or(*words: str) -> Callable[[Any], Any]:
-    listed = ", ".join(f"'{word}'" for word in words)
-
-    def check(value: Any) -> Any:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if value < 0:
-                raise PydanticCustomError("number.min", "must be greater than or equal to 0")
-            return float(value)
-        if isinstance(value, str) and (value in words or re.fullmatch(r"alias://\S+", value)):
-            return value
-        raise PydanticCustomError(
-            "alternatives.match",
-            "must be a number of seconds, {listed} or 'alias://name'",
-            {"listed": listed},
-        )
-
-    return check
-
-
-Url = Annotated[str, AfterValidator(_http_url)]
-Colour = Annotated[str, AfterValidator(_colour)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Speed = Annotated[float, Field(ge=0, le=10)]
-Position = Annotated[str, AfterValidator(_one_of(POSITIONS))]
-AudioEffect = Annotated[str, AfterValidator(_one_of(("fadeIn", "fadeOut", "fadeInFadeOut")))]
-
-
-class Model(BaseModel):
-    """Strict: no unknown property, no silent conversion of types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Tween(Model):
-    from_: float = Field(0.0, alias="from")
-    to: float = 0.0
-    start: float = 0.0
-    length: float = 0.0
-    interpolation: Annotated[str, AfterValidator(_one_of(("linear", "bezier", "constant")))] = "linear"
-    easing: str | None = None
-
-
-_BY_LIST = Discriminator(lambda value: "#tweens" if isinstance(value, list) else "#number")
-Tweens = Annotated[list[Tween], Tag("#tweens")]
-Volume = Annotated[Annotated[Fraction, Tag("#number")] | Tweens, _BY_LIST]
-Opacity = Volume
-Shift = Annotated[Annotated[Annotated[float, Field(ge=-10, le=10)], Tag("#number")] | Tweens, _BY_LIST]
-Angle = Annotated[Annotated[Annotated[float, Field(ge=-360, le=360)], Tag("#number")] | Tweens, _BY_LIST]
 
 
 class Offset(Model):
@@ -216,15 +120,15 @@ class Stroke(Model):
 
 
 class Align(Model):
-    horizontal: Annotated[str, AfterValidator(_one_of(("left", "center", "right")))] = "center"
-    vertical: Annotated[str, AfterValidator(_one_of(("top", "middle", "center", "bottom")))] = "center"
+    horizontal: Annotated[str, AfterValidator(one_of(("left", "center", "right")))] = "center"
+    vertical: Annotated[str, AfterValidator(one_of(("top", "middle", "center", "bottom")))] = "center"
 
 
 class TextStyle(Model):
     letterSpacing: float | None = None
     lineHeight: Annotated[float, Field(gt=0, le=10)] | None = None
     textTransform: Annotated[
-        str, AfterValidator(_one_of(("none", "uppercase", "lowercase", "capitalize")))
+        str, AfterValidator(one_of(("none", "uppercase", "lowercase", "capitalize")))
     ] = "none"
     textDecoration: str | None = None
     gradient: dict[str, Any] | None = None
@@ -270,11 +174,11 @@ class TextAsset(Model):
 class TitleAsset(Model):
     type: Literal["title"]
     text: str
-    style: Annotated[str, AfterValidator(_one_of(_TITLE_STYLES))] = "minimal"
+    style: Annotated[str, AfterValidator(one_of(TITLE_STYLES))] = "minimal"
     color: Colour = "#ffffff"
     size: Annotated[
         str,
-        AfterValidator(_one_of(("xx-small", "x-small", "small", "medium", "large", "x-large", "xx-large"))),
+        AfterValidator(one_of(("xx-small", "x-small", "small", "medium", "large", "x-large", "xx-large"))),
     ] = "medium"
     background: Colour | None = None
     position: Position = "center"
@@ -295,8 +199,8 @@ Asset = Annotated[
 
 
 class Transition(Model):
-    in_: Annotated[str, AfterValidator(_one_of(TRANSITIONS))] | None = Field(None, alias="in")
-    out: Annotated[str, AfterValidator(_one_of(TRANSITIONS))] | None = None
+    in_: Annotated[str, AfterValidator(one_of(TRANSITIONS))] | None = Field(None, alias="in")
+    out: Annotated[str, AfterValidator(one_of(TRANSITIONS))] | None = None
 
 
 class Rotate(Model):
@@ -316,10 +220,10 @@ class Transform(Model):
 
 class Clip(Model):
     asset: Asset
-    start: Annotated[Any, AfterValidator(_seconds_or("auto"))]
-    length: Annotated[Any, AfterValidator(_seconds_or("auto", "end"))]
+    start: Annotated[Any, AfterValidator(seconds_or("auto"))]
+    length: Annotated[Any, AfterValidator(seconds_or("auto", "end"))]
     alias: str | None = None
-    fit: Annotated[str, AfterValidator(_one_of(("crop", "cover", "contain", "none")))] = "crop"
+    fit: Annotated[str, AfterValidator(one_of(("crop", "cover", "contain", "none")))] = "crop"
     scale: Annotated[float, Field(gt=0, le=20)] = 1.0
     width: Annotated[int, Field(ge=1, le=4096)] | None = None
     height: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -327,8 +231,8 @@ class Clip(Model):
     offset: Offset = Offset()
     opacity: Opacity = 1.0
     transition: Transition = Field(default_factory=lambda: Transition.model_validate({}))
-    effect: Annotated[str, AfterValidator(_one_of(EFFECTS))] | None = None
-    filter: Annotated[str, AfterValidator(_one_of(FILTERS))] | None = None
+    effect: Annotated[str, AfterValidator(one_of(EFFECTS))] | None = None
+    filter: Annotated[str, AfterValidator(one_of(FILTERS))] | None = None
     transform: Transform = Transform()
 
 
@@ -350,13 +254,13 @@ class Timeline(Model):
     tracks: Annotated[list[Track], Field(min_length=1)]
     background: Colour = "#000000"
     soundtrack: Soundtrack | None = None
-    fonts: list[CustomFont] = []
+    fonts: list[CustomFont] = Field(default_factory=list)
     cache: bool = True
 
 
 class Size(Model):
-    width: Annotated[int, Field(ge=2, le=4096), AfterValidator(_even)]
-    height: Annotated[int, Field(ge=2, le=4096), AfterValidator(_even)]
+    width: Annotated[int, Field(ge=2, le=4096), AfterValidator(even)]
+    height: Annotated[int, Field(ge=2, le=4096), AfterValidator(even)]
 
 
 class Range(Model):
@@ -374,15 +278,15 @@ class Thumbnail(Model):
 
 
 class Output(Model):
-    format: Annotated[str, AfterValidator(_one_of(("mp4", "gif", "mp3", "jpg", "png", "bmp")))]
+    format: Annotated[str, AfterValidator(one_of(("mp4", "gif", "mp3", "jpg", "png", "bmp")))]
     resolution: (
-        Annotated[str, AfterValidator(_one_of(("preview", "mobile", "sd", "hd", "1080", "4k")))] | None
+        Annotated[str, AfterValidator(one_of(("preview", "mobile", "sd", "hd", "1080", "4k")))] | None
     ) = None
-    aspectRatio: Annotated[str, AfterValidator(_one_of(("16:9", "9:16", "1:1", "4:5", "4:3")))] = "16:9"
+    aspectRatio: Annotated[str, AfterValidator(one_of(("16:9", "9:16", "1:1", "4:5", "4:3")))] = "16:9"
     size: Size | None = None
-    fps: Annotated[float, AfterValidator(_one_of(FRAME_RATES))] | None = None
-    scaleTo: Annotated[str, AfterValidator(_one_of(("preview", "mobile", "sd", "hd", "1080")))] | None = None
-    quality: Annotated[str, AfterValidator(_one_of(("verylow", "low", "medium", "high", "veryhigh")))] = (
+    fps: Annotated[float, AfterValidator(one_of(FRAME_RATES))] | None = None
+    scaleTo: Annotated[str, AfterValidator(one_of(("preview", "mobile", "sd", "hd", "1080")))] | None = None
+    quality: Annotated[str, AfterValidator(one_of(("verylow", "low", "medium", "high", "veryhigh")))] = (
         "medium"
     )
     repeat: bool = True
@@ -390,7 +294,7 @@ class Output(Model):
     range: Range | None = None
     poster: Poster | None = None
     thumbnail: Thumbnail | None = None
-    destinations: list[dict[str, Any]] = []
+    destinations: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class MergeField(Model):
@@ -401,6 +305,6 @@ class MergeField(Model):
 class Edit(Model):
     timeline: Timeline
     output: Output
-    merge: list[MergeField] = []
+    merge: list[MergeField] = Field(default_factory=list)
     callback: Url | None = None
-    disk: Annotated[str, AfterValidator(_one_of(("local", "mount")))] | None = None
+    disk: Annotated[str, AfterValidator(one_of(("local", "mount")))] | None = None

@@ -149,7 +149,8 @@ class SandboxState:
     """By sha256 of a file made here, so that it is known again when it comes back under another URL."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     media_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    """Hold one while media is being made, so that the machine is not swamped."""
+    """Hold one while pictures, video or music are made, so that the machine is not swamped. Speech and sounds
+    take a moment only, and other requests wait for them: they hold none."""
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:

@@ -275,3 +275,26 @@ async def test_a_cost_limit_that_no_step_meets_is_a_spend_limit(studio: Any) -> 
             await studio.run(type_, payload)
         assert caught.value.error_class is ErrorClass.SPEND_LIMIT, type_
     assert studio.sandbox.requests.entries("fal") == studio.sandbox.requests.entries("elevenlabs") == []
+
+
+async def test_an_open_request_is_never_left_for_the_next_model(studio: Any) -> None:
+    trouble = {"detail": "gone", "error_type": "runner_disconnected"}
+    studio.sandbox.fail("status", provider="fal", match="/status", status=503, body=trouble, times=5)
+
+    with pytest.raises(ProviderError):
+        await studio.run("gen_image_falai", IMAGE, attempt=2)
+
+    assert [call.status for call in studio.calls.rows] == ["open"]
+    assert posts(studio, NANO) == 0
+    await studio.run("gen_image_falai", IMAGE, attempt=3)
+    assert posts(studio) == 1
+
+
+async def test_passing_trouble_before_skipped_steps_is_no_final_failure(studio: Any) -> None:
+    trouble = {"detail": "gone", "error_type": "runner_disconnected"}
+    studio.sandbox.fail("outcome", provider="fal", match="veo3", status=503, body=trouble)
+
+    with pytest.raises(JobError, match="wan-i2v: skipped: needs a source image") as caught:
+        await studio.run("gen_video_falai", {"prompt": "A loaf of bread", "duration": "4s"}, attempt=2)
+
+    assert caught.value.error_class is ErrorClass.TRANSIENT

@@ -88,6 +88,7 @@ def test_a_missing_ffmpeg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
         ffmpeg.ffmpeg_exe.cache_clear()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here to look for the child in")
 def test_cancelling_kills_the_child(tmp_path: Path) -> None:
     target = tmp_path / "endless.wav"
 
@@ -122,9 +123,3 @@ def ffmpeg_writing(target: Path) -> bool:
             if parent == os.getpid() and str(target).encode() in command:
                 return True
     return False
-
-
-@pytest.fixture(autouse=True)
-def _needs_proc(request: pytest.FixtureRequest) -> None:
-    if "cancelling" in request.node.name and not Path("/proc/self/stat").exists():
-        pytest.skip("no /proc here to look for the child in")

@@ -18,7 +18,7 @@ SMALL = {"prompt": "hills at dawn", "image_size": {"width": 64, "height": 64}}
 
 
 async def test_submit_status_result(fal: Any, http: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    sandbox.options.fal_queue_seconds = 0.4
+    sandbox.options.fal_queue_seconds = 1.0
     ticket = await fal.submit(SRPO, SMALL)
     root = f"{sandbox.url}/fal/fal-ai/flux/requests/{ticket['request_id']}"
     assert ticket["status"] == "IN_QUEUE"
@@ -36,6 +36,7 @@ async def test_submit_status_result(fal: Any, http: httpx.AsyncClient, sandbox: 
 
 
 async def test_through_fal_client(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox.options.fal_queue_seconds = 1.0
     environment = sandbox.environment()
     monkeypatch.setattr(fal_module, "QUEUE_URL_FORMAT", environment["FAL_QUEUE_URL"] + "/")
     client = fal_client.AsyncClient(key=environment["FAL_KEY"])
@@ -47,7 +48,7 @@ async def test_through_fal_client(sandbox: Sandbox, monkeypatch: pytest.MonkeyPa
     resumed = await client.get_handle(SRPO, handle.request_id)
     assert (await resumed.get(interval=0.05))["seed"] == output["seed"]
     assert len(sandbox.requests.entries("fal", "POST")) == 1
-    await client._client.aclose()
+    await (await client._client).aclose()
 
 
 async def test_long_endpoint_ids_answer_under_their_first_two_parts(fal: Any) -> None:
