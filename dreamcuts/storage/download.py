@@ -149,7 +149,8 @@ def _parse(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InvalidRequest(f"{display_url(url)} is not a URL: {error}.") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    # A host with an escape in it held a character that no host name has.
+    if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise InvalidRequest(f"{display_url(url)} cannot be fetched: give an http:// or https:// URL.")
     if parsed.userinfo:
         raise InvalidRequest(f"{display_url(url)} holds a user name or password; give a URL without.")

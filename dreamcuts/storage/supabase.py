@@ -45,7 +45,8 @@ T = TypeVar("T")
 class SupabaseStorage:
     """Keeps files in a bucket of Supabase Storage; connects on first use.
 
-    URLs are the bucket's public ones, or signed for a week if the bucket is private.
+    An asset's `path` is its key in the bucket; see `object_key`. URLs are the bucket's public ones, or signed
+    for a week if the bucket is private.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class SupabaseStorage:
             size, sha256 = await anyio.to_thread.run_sync(digest, source)
         except OSError as error:
             raise StorageFailed(f"{source.name} cannot be read: {error.strerror or error}.") from error
-        key = path.replace("%", "%25")  # the client unquotes paths
+        key = object_key(path)
         files = await self._files()
         options: Any = {"content-type": content_type, "upsert": "true", "cache-control": CACHE_S}
-        await self._tried(path, lambda: files.upload(key, source, options))
-        return Asset(path, await self._url_of(path, key), content_type, size, sha256)
+        await self._tried(key, lambda: files.upload(key, source, options))
+        return Asset(key, await self._url_of(key), content_type, size, sha256)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -78,14 +79,14 @@ class SupabaseStorage:
             await self._http.aclose()
         self._http = self._client = None
 
-    async def _url_of(self, path: str, key: str) -> str:
+    async def _url_of(self, key: str) -> str:
         files = await self._files()
         if self._public is None:
             client = await self._connected()
-            self._public = (await self._tried(path, lambda: client.storage.get_bucket(self.bucket))).public
+            self._public = (await self._tried(key, lambda: client.storage.get_bucket(self.bucket))).public
         if self._public:
             return str(await files.get_public_url(key))
-        signed = await self._tried(path, lambda: files.create_signed_url(key, SIGNED_FOR_S))
+        signed = await self._tried(key, lambda: files.create_signed_url(key, SIGNED_FOR_S))
         return str(signed["signedUrl"])
 
     async def _files(self) -> Any:
@@ -102,18 +103,18 @@ class SupabaseStorage:
                 self._client = await acreate_client(self._url, self._key, options)
             return self._client
 
-    async def _tried(self, path: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _tried(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
         for delay in self._retry_delays:
             try:
-                return await self._once(path, call)
+                return await self._once(key, call)
             except StorageFailed as error:
                 if error.error_class not in (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED):
                     raise
             await anyio.sleep(delay)
-        return await self._once(path, call)
+        return await self._once(key, call)
 
-    async def _once(self, path: str, call: Callable[[], Awaitable[T]]) -> T:
-        where = f"{path} in bucket {self.bucket!r} of Supabase Storage"
+    async def _once(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        where = f"{key} in bucket {self.bucket!r} of Supabase Storage"
         try:
             return await call()
         except StorageApiError as error:
@@ -127,9 +128,26 @@ class SupabaseStorage:
             raise StorageFailed(f"{where} failed: {str(error) or type(error).__name__}.") from error
 
 
+def object_key(path: str) -> str:
+    """`path` as a key that Storage accepts: other characters, and `=` itself, become `=` and two hex digits.
+
+    Job ids and asset ids come from the producer and may hold any character; Storage refuses most of them.
+    """
+    return "".join(
+        char if char in _KEY_CHARACTERS else "".join(f"={byte:02X}" for byte in char.encode())
+        for char in path
+    )
+
+
+_KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/!-.*'() &$@;:+,")
+"""What Storage allows in a key (Supabase Storage server, key validation), less `=` and `?`."""
+
+
 def _classify(error: StorageApiError) -> tuple[ErrorClass, str]:
     status = int(error.status) if str(error.status).isdigit() else 500
     if error.code == "InternalError" and isinstance(error.status, int):
         # The answer was no JSON: a proxy in front of Storage spoke, not Storage itself.
         return ErrorClass.TRANSIENT, ""
+    if "jwt" in str(error.code).lower():
+        status = 401  # Storage answers a key that it cannot read with 400
     return ERROR_CLASSES.get(status, (ErrorClass.TRANSIENT, ""))
