@@ -62,7 +62,13 @@ def sniff(head: bytes) -> str | None:
     if head[:4] == b"RIFF":
         return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(head[8:12])
     if head[4:8] == b"ftyp":
-        return {b"qt  ": "video/quicktime", b"M4A ": "audio/mp4"}.get(head[8:12], "video/mp4")
+        return {
+            b"qt  ": "video/quicktime",
+            b"M4A ": "audio/mp4",
+            b"avif": "image/avif",
+            b"heic": "image/heic",
+            b"mif1": "image/heif",
+        }.get(head[8:12], "video/mp4")
     if len(head) >= 2 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2:
         return "audio/mpeg"
     return None

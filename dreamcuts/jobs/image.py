@@ -60,6 +60,9 @@ SEEDREAM_MIN_PIXELS = 960 * 960
 POLL_S = 1.0
 LIMIT_S = 180.0
 
+PRODUCER_SIZES = {"portrait_9_16": "portrait_16_9", "portrait_3_4": "portrait_4_3"}
+"""The producer names portrait sizes by width and height, fal the other way round."""
+
 
 class ImageSize(BaseModel):
     """An image size in pixels."""
@@ -97,11 +100,13 @@ class ImagePayload(Payload):
     @field_validator("image_size")
     @classmethod
     def _size_is_known(cls, value: str | ImageSize | None) -> str | ImageSize | None:
-        if isinstance(value, str) and value not in PIXELS:
-            raise ValueError(
-                f"{value!r} is no image size; give one of {', '.join(PIXELS)} or {{width, height}}"
-            )
-        return value
+        if not isinstance(value, str):
+            return value
+        size = PRODUCER_SIZES.get(value, value)
+        if size not in PIXELS:
+            known = ", ".join((*PIXELS, *PRODUCER_SIZES))
+            raise ValueError(f"{value!r} is no image size; give one of {known} or {{width, height}}")
+        return size
 
 
 class ImageJob:

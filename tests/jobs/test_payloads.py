@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from dreamcuts.errors import ConfigError, InvalidRequest
 from dreamcuts.jobs import composition, lipsync, video
 from dreamcuts.jobs.image import CATALOGUE as IMAGES
+from dreamcuts.jobs.image import ImagePayload
 from dreamcuts.jobs.lipsync import Inputs, LipSyncPayload
 from dreamcuts.jobs.paid import Request, Skip
 from dreamcuts.jobs.registry import load_job_types, resolve_types
@@ -280,3 +281,11 @@ def test_a_short_section_takes_its_three_seconds_from_the_others() -> None:
     sections = [{"section_name": name, "duration_ms": ms} for name, ms in (("A", 100), ("B", 9_900))]
     plan = composition.fitted({"sections": sections}, 20_000)
     assert [section["duration_ms"] for section in plan["sections"]] == [3_000, 17_000]
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [("portrait_9_16", "portrait_16_9"), ("portrait_3_4", "portrait_4_3"), ("square_hd", "square_hd")],
+)
+def test_an_image_size_is_taken_by_the_producers_name_too(written: str, sent: str) -> None:
+    assert ImagePayload.model_validate({"prompt": "a boat", "imageSize": written}).image_size == sent
