@@ -19,9 +19,10 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
+from dreamcuts.client import Client
 from dreamcuts.db.migrate import connect, status
 from dreamcuts.db.sql import query
-from dreamcuts.errors import NotFound
+from dreamcuts.errors import DatabaseError, NotFound
 
 Row = dict[str, Any]
 
@@ -32,10 +33,11 @@ SHORTEST_PREFIX = 4
 
 
 class Admin:
-    """The queue as an operator sees it."""
+    """The queue as an operator sees it. Changes are asked of `client`, and take effect at once."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self.client = Client(connection)
 
     @classmethod
     @contextmanager
@@ -84,6 +86,27 @@ class Admin:
     def spend(self, manifest: UUID) -> list[Row]:
         """`provider`, `calls` and `cost_usd` of a manifest."""
         return self._many("manifest_spend", manifest=manifest)
+
+    def begin_demo(self, *, shared: bool) -> None:
+        """Make sure that a demo and real work cannot get mixed up, and cancel what a killed demo left.
+
+        `shared`: others may use the database too. Raises DatabaseError that says what stands in the way.
+        """
+        if not (self._one("lock_demo") or {}).get("pg_try_advisory_lock"):
+            raise DatabaseError("Another demo is running on this database. Wait until it has ended.")
+        found = self._one("demo_obstacles") or {}
+        way_out = "Use another database, or unset DATABASE_URL to use the built-in one."
+        if shared and found["foreign_jobs"]:
+            raise DatabaseError(
+                f"This database has open jobs ({found['foreign_jobs']}) that the demo's workers would carry "
+                f"out with the sandbox. {way_out}"
+            )
+        if shared and found["workers"]:
+            raise DatabaseError(
+                f"Workers are live on this database ({found['workers']}) and would carry out the demo's jobs "
+                f"for money. {way_out}"
+            )
+        self.client.cancel(found["leftovers"], "left over from a demo that was killed")
 
     def find_job(self, reference: str) -> UUID:
         """The job meant by a uuid, the beginning of one, or `manifest/job_id`. Raises NotFound."""

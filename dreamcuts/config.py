@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     enable_workers: bool = Field(True, description="false: `dreamcuts work` starts, but claims nothing")
     enable_health_check: bool = Field(False, description="Serve /health and /status")
     health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
+    health_check_host: str = Field("127.0.0.1", description="Address of the health server; 0.0.0.0 for all")
     max_concurrent_jobs: int | None = Field(None, ge=1, description="Slots per job type")
     retry_delay_ms: int | None = Field(None, ge=0, description="First retry delay, in milliseconds")
 
@@ -101,10 +102,14 @@ class Settings(BaseSettings):
             raise ConfigError(f"{name} is not set. Set it in the environment or in .env.local.")
         return value
 
+    def value(self, name: str, default: str = "") -> str:
+        """The text of any setting, also of one that only a plugin knows (`ACME_BASE_URL`), else `default`."""
+        return self._text(name) or default
+
     def for_type(self, short_name: str, name: str) -> int | None:
         """`MAX_CONCURRENT_JOBS` or `RETRY_DELAY_MS` for a type: `TTS_RETRY_DELAY_MS` wins over `RETRY_DELAY_MS`."""
         specific = f"{short_name.upper()}_{name}"
-        raw = os.environ.get(specific) or self._dotenv().get(specific)
+        raw = self._unlisted(specific)
         if not raw:
             general: int | None = getattr(self, name.lower())
             return general
@@ -118,10 +123,16 @@ class Settings(BaseSettings):
         return value
 
     def _text(self, name: str) -> str:
-        value = getattr(self, name.lower(), None)
+        if name.lower() not in type(self).model_fields:
+            return self._unlisted(name)
+        value = getattr(self, name.lower())
         if isinstance(value, SecretStr):
             return value.get_secret_value()
         return "" if value is None else str(value)
+
+    def _unlisted(self, name: str) -> str:
+        """The text of a setting that is no field of this class: one of a job type, or a plugin's own."""
+        return os.environ.get(name) or self._dotenv().get(name, "")
 
     def _dotenv(self) -> dict[str, str]:
         from dotenv import dotenv_values  # comes with pydantic-settings

@@ -42,6 +42,19 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(late)
 
 
+def end_with_parent() -> None:
+    """End this process (by SIGTERM) when its stdin closes: its parent, who holds the other end, is gone."""
+
+    def watch() -> None:
+        # The bare descriptor: a thread that waits inside sys.stdin would get in the way of the exit.
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 def end_process(process: subprocess.Popen[bytes], first: signal.Signals) -> None:
     """End a process that leads its own session: ask with `first`, insist after a while."""
     for number, patience in ((first, STOP_DEADLINE_S), (signal.SIGQUIT, 5.0), (signal.SIGKILL, None)):

@@ -1,0 +1,48 @@
+"""Job types as people name them, and the slots of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dreamcuts.config import Settings
+from dreamcuts.errors import ConfigError
+from dreamcuts.jobs.base import JobType
+from dreamcuts.jobs.registry import load_job_types, resolve_types
+
+
+def full_type_name(name: str) -> str:
+    """`tts` as `tts_elevenlabs`. An unknown name is kept: a plugin elsewhere may serve it."""
+    by_short = {job_type.short_name: job_type.name for job_type in load_job_types().values()}
+    return by_short.get(name, name)
+
+
+def chosen_slots(
+    types: str | None, concurrency: int | None, settings: Settings, known: Mapping[str, JobType]
+) -> dict[str, int]:
+    """Jobs at a time by full type name, for `--types tts:5,video` and `--concurrency 3`.
+
+    For each type the first of these that is given counts: its own number in `types`, `concurrency`,
+    `TTS_MAX_CONCURRENT_JOBS`, `MAX_CONCURRENT_JOBS`, the type's default. Without `types` all types are
+    chosen. Raises ConfigError for an unknown type or a number below 1.
+    """
+    numbers: dict[str, int | None] = {}
+    for word in (types or ",".join(known)).split(","):
+        name, colon, number = word.strip().partition(":")
+        if not name:
+            continue
+        numbers[name] = _number(name, number) if colon else None
+    if not numbers:
+        raise ConfigError("--types names no job type. Leave it out to serve them all.")
+    slots: dict[str, int] = {}
+    for name, own in numbers.items():
+        (job_type,) = resolve_types([name], known)
+        if own is None:
+            own = concurrency or settings.for_type(job_type.short_name, "MAX_CONCURRENT_JOBS")
+        slots[job_type.name] = own or job_type.default_slots
+    return slots
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--types: {name}:{text}: the number of jobs at a time must be 1 or more.")
+    return int(text)

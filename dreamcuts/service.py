@@ -1,0 +1,100 @@
+"""Putting a worker process together: settings checked, health server beside it, the worker in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+
+import anyio
+
+from dreamcuts.config import Settings
+from dreamcuts.db.migrate import status
+from dreamcuts.db.pooler import is_transaction_pooled
+from dreamcuts.jobs.base import JobType
+from dreamcuts.providers.registry import load_providers
+from dreamcuts.server import health_server, make_app
+from dreamcuts.systemd import Notifier, telling_systemd
+from dreamcuts.worker.tools import tools_from
+from dreamcuts.worker.worker import Worker, WorkerOptions
+
+log = logging.getLogger(__name__)
+
+
+def run_service(
+    settings: Settings,
+    job_types: Mapping[str, JobType],
+    slots: Mapping[str, int],
+    *,
+    until_idle: bool = False,
+    shutdown_timeout: float = 30.0,
+    pooled: bool | None = None,
+) -> Mapping[str, int]:
+    """Run a worker until it is told to end, or is idle; returns how many outcomes of each kind it wrote.
+
+    `slots` are jobs at a time by full type name. `pooled` says whether the database is behind a pooler in
+    transaction mode; None finds out. Raises ConfigError for a missing setting, DatabaseError if
+    Postgres cannot be reached or its schema does not fit: before any job is claimed.
+    """
+    dsn = settings.secret("DATABASE_URL")
+    settings.require(needs(job_types[name] for name in slots))
+    status(dsn).check()
+    if pooled is None and (pooled := anyio.run(is_transaction_pooled, dsn)):
+        log.info(
+            "A pooler in transaction mode: no prepared statements, no LISTEN, a poll every %g s",
+            settings.poll_interval_s,
+            extra={"tag": "DATABASE"},
+        )
+    options = WorkerOptions(
+        slots=slots,
+        poll_interval=settings.poll_interval_s,
+        heartbeat=settings.heartbeat_s,
+        lease=settings.lease_s,
+        shutdown_timeout=shutdown_timeout,
+        until_idle=until_idle,
+        claim=settings.enable_workers,
+        pooled=bool(pooled),
+    )
+    worker = Worker(dsn, job_types, options, tools_from(settings))
+    anyio.run(_run, worker, settings)
+    return worker.counts
+
+
+def needs(job_types: Iterable[JobType]) -> list[tuple[str, str]]:
+    """The settings without which these types cannot work, each with the type's short name.
+
+    Only the first provider of a type counts: those it falls back to are asked for when they are used.
+    """
+    providers = load_providers()
+    return [
+        (setting, job_type.short_name)
+        for job_type in job_types
+        for name in job_type.providers[:1]
+        if name in providers
+        for setting in providers[name].settings_needed
+    ]
+
+
+async def _run(worker: Worker, settings: Settings) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.enable_health_check:
+            app = make_app(worker, settings.storage_dir)
+            host, port = settings.health_check_host, settings.health_check_port
+            port = await stack.enter_async_context(health_server(app, host, port))
+            log.info("Health server on http://%s:%d/health", host, port)
+        if not settings.enable_workers:
+            log.warning("ENABLE_WORKERS is false: nothing is claimed")
+        await stack.enter_async_context(
+            telling_systemd(Notifier.from_environment(), worker, lambda: summary(worker))
+        )
+        await worker.run(handle_signals=True)
+
+
+def summary(worker: Worker) -> str:
+    """One line for `systemctl status`: what runs now, and what became of the jobs so far."""
+    running = ", ".join(
+        f"{status.name} {status.active_jobs}/{status.max_concurrent_jobs}"
+        for status in worker.worker_statuses()
+    )
+    ended = ", ".join(f"{number} {outcome}" for outcome, number in sorted(worker.counts.items()))
+    return f"{'Running' if worker.is_running() else 'Draining'}: {running}. So far: {ended or 'nothing'}."
