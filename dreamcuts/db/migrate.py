@@ -4,12 +4,18 @@
 be replaced at any time (functions, triggers, views, grants); they are applied again, all of them in the
 order of their names, whenever one of them changed. Everything happens in one transaction under an advisory
 lock: two runners at once apply it once, and a failure leaves the database as it was.
+
+A migration never waits long for a table's lock. While it waits, every claim waits behind it; so it gives up
+after a moment, rolls back, and tries again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import random
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +29,13 @@ from dreamcuts import __version__
 from dreamcuts.db.sql import query, sql_folder
 from dreamcuts.errors import DatabaseError
 
+log = logging.getLogger(__name__)
+
 Connection = psycopg.Connection[TupleRow]
+
+LOCK_WAIT_S = 3.0
+LOCK_TRIES = 6
+_IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +120,63 @@ def status(dsn: str) -> SchemaStatus:
         return _status(connection)
 
 
-def migrate(dsn: str) -> list[str]:
-    """Apply what is missing; returns the names of what was applied. Raises DatabaseError."""
-    with connect(dsn) as connection, connection.transaction():
-        connection.execute(query("lock_schema").psycopg_text)
-        before = _status(connection)
-        if before.is_newer:
-            before.check()
-        applied = []
-        for migration in before.pending:
-            _run(connection, migration.path)
-            connection.execute(
-                query("record_migration").psycopg_text, {"number": migration.number, "name": migration.name}
-            )
-            applied.append(migration.path.name)
-        if applied or not before.functions_current:
-            for path in function_files():
-                _run(connection, path)
-                applied.append(f"functions/{path.name}")
-            connection.execute(
-                query("record_functions").psycopg_text,
-                {"checksum": _functions_checksum(), "release": __version__},
-            )
-        return applied
+def migrate(dsn: str, *, lock_wait_s: float = LOCK_WAIT_S, tries: int = LOCK_TRIES) -> list[str]:
+    """Apply what is missing; returns the names of what was applied. Safe while workers run.
+
+    Raises DatabaseError; after `tries` times `lock_wait_s` seconds also when a session does not let go of a
+    table, naming it. Nothing has changed then.
+    """
+    for number in range(1, tries + 1):
+        with connect(dsn) as connection:
+            try:
+                with connection.transaction():
+                    return _migrate(connection, lock_wait_s)
+            except _IN_THE_WAY as error:
+                blocked = f"{first_line(error)}; {_who_blocks(connection)}"
+        if number < tries:
+            log.warning("Try %d of %d: a table is in use (%s). Trying again.", number, tries, blocked)
+            time.sleep(lock_wait_s * random.uniform(0.2, 0.6))  # lets those through who queued behind us
+    raise DatabaseError(
+        f"The schema was not changed: in {tries} tries a table stayed in use ({blocked}). End that session, "
+        "e.g. `select pg_terminate_backend(PID)`, or run `dreamcuts db migrate` when it is quieter."
+    )
+
+
+def _migrate(connection: Connection, lock_wait_s: float) -> list[str]:
+    connection.execute(query("lock_schema").psycopg_text)
+    # Only now: another migration is worth waiting for.
+    connection.execute(query("limit_lock_wait").psycopg_text, {"timeout_ms": int(lock_wait_s * 1000)})
+    before = _status(connection)
+    if before.is_newer:
+        before.check()
+    applied = []
+    for migration in before.pending:
+        _run(connection, migration.path)
+        connection.execute(
+            query("record_migration").psycopg_text, {"number": migration.number, "name": migration.name}
+        )
+        applied.append(migration.path.name)
+    if applied or not before.functions_current:
+        for path in function_files():
+            _run(connection, path)
+            applied.append(f"functions/{path.name}")
+        connection.execute(
+            query("record_functions").psycopg_text,
+            {"checksum": _functions_checksum(), "release": __version__},
+        )
+    return applied
+
+
+def _who_blocks(connection: Connection) -> str:
+    """The sessions that hold our tables, for a message. Nobody: it let go in the meantime."""
+    rows = connection.execute(query("holders_of_our_tables").psycopg_text).fetchmany(3)
+    return (
+        "; ".join(
+            f"session {pid} ({name}, {state}) has had a transaction open for {open_s:.0f} s"
+            for pid, name, state, open_s in rows
+        )
+        or "whoever held it has let go"
+    )
 
 
 @contextmanager
@@ -172,6 +218,8 @@ def _run(connection: Connection, path: Path) -> None:
     """Run a file of several statements. It is ours, so psycopg's guard against built strings is passed by."""
     try:
         connection.execute(path.read_text(encoding="utf-8"))
+    except _IN_THE_WAY:
+        raise
     except psycopg.Error as error:
         raise DatabaseError(f"{path.parent.name}/{path.name}: {first_line(error)}") from error
 

@@ -61,9 +61,9 @@ async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Poo
         raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
 
 
-async def open_connection(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
-    """A connection of its own, for LISTEN. Raises what asyncpg raises."""
-    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled=False))
+async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:
+    """A connection of its own, e.g. for LISTEN. Raises what asyncpg raises."""
+    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled))
 
 
 def _options(pooled: bool) -> dict[str, Any]:

@@ -10,12 +10,13 @@ A plugin that cannot be loaded is named in one warning and left out; it never st
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, cast
 
 from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError
@@ -57,7 +58,7 @@ def load_group(
             continue
         try:
             plugins[point.name] = make(point)
-        except Exception as error:  # a plugin may fail in any way; it must not stop the worker
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way; it must not stop the worker
             broken.append(Broken(point.name, distribution, f"{type(error).__name__}: {error}"))
     for plugin in broken:
         log.warning("Plugin %s of %s is left out: %s", plugin.name, plugin.distribution, plugin.reason)
@@ -67,7 +68,7 @@ def load_group(
 @cache
 def load_providers() -> dict[str, type[Provider]]:
     """All providers by name. Loaded once a process; broken plugins are left out with a warning."""
-    return dict(load_group(built_in_first(GROUP)).plugins)
+    return dict(load_group(built_in_first(GROUP), make=_provider_class).plugins)
 
 
 def make_provider(name: str, settings: Settings) -> Provider:
@@ -81,6 +82,33 @@ def make_provider(name: str, settings: Settings) -> Provider:
         raise ConfigError(f"No provider is registered under {name!r}. Registered: {known}.")
     settings.require((needed, f"the provider {name}") for needed in factory.settings_needed)
     return factory.from_settings(settings)
+
+
+def provider_problems(candidate: Any) -> list[str]:
+    """What keeps an object from being a provider's class, in words; empty if it is one."""
+    if not inspect.isclass(candidate):
+        return [f"it is no class, but {candidate!r}"]
+    needed = ("name", "settings_needed", "from_settings", "aclose")
+    if missing := [name for name in needed if not hasattr(candidate, name)]:
+        return [f"it has no {', '.join(missing)}"]
+    problems = []
+    if not isinstance(candidate.name, str) or not candidate.name:
+        problems.append(f"name must be a str, not {candidate.name!r}")
+    settings = candidate.settings_needed
+    if not isinstance(settings, tuple) or not all(isinstance(name, str) for name in settings):
+        problems.append(f"settings_needed must be a tuple of str, not {settings!r}")
+    if not inspect.iscoroutinefunction(candidate.aclose):
+        problems.append("aclose must be an async method")
+    return problems
+
+
+def _provider_class(point: EntryPoint) -> type[Provider]:
+    candidate = point.load()
+    if problems := provider_problems(candidate):
+        raise TypeError(f"{point.value} is no provider: {'; '.join(problems)}")
+    if candidate.name != point.name:
+        raise ValueError(f"it is registered as {point.name!r}, but its class is named {candidate.name!r}")
+    return cast(type[Provider], candidate)
 
 
 def built_in_first(group: str) -> list[EntryPoint]:

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 RECONCILE_EVERY_S = 60.0
 STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
+LONGEST_TURN_S = 180.0
+"""How long a turn of the heartbeat loop may take beyond its pause: three statements that each time out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ class Worker:
         self._changed = anyio.Event()
         self._beat_now = anyio.Event()
         self._last_beat = time.monotonic()
+        self._last_turn = time.monotonic()
         self._suspended = False
+        self._registered = anyio.Event()
+        self._drain_begun = anyio.Event()
 
     # Asked from outside
 
@@ -95,12 +100,23 @@ class Worker:
         """Claim no more, finish what runs within the shutdown timeout, hand back the rest. Twice: at once."""
         if self._draining:
             self._hurry.set()
-        self._draining = True
-        self._wake()
+        self._begin_drain()
 
     def is_running(self) -> bool:
         """False once the worker claims no more jobs."""
         return not self._draining
+
+    def is_beating(self) -> bool:
+        """Whether the heartbeat loop turns. True also while the database is away: no restart mends that."""
+        return time.monotonic() - self._last_turn < self._options.heartbeat + LONGEST_TURN_S
+
+    async def wait_registered(self) -> None:
+        """Return when the worker has taken its place in the database and heeds signals."""
+        await self._registered.wait()
+
+    async def wait_draining(self) -> None:
+        """Return when the worker claims no more jobs."""
+        await self._drain_begun.wait()
 
     def worker_statuses(self) -> list[WorkerStatus]:
         """How each job type stands."""
@@ -136,6 +152,7 @@ class Worker:
             async with anyio.create_task_group() as loops:
                 if handle_signals:
                     await loops.start(self._obey_signals)
+                self._registered.set()
                 loops.start_soon(self._beat)
                 loops.start_soon(self._outbox.run)
                 if options.listen and not options.pooled:
@@ -184,7 +201,7 @@ class Worker:
                 claimed = await self._claim(jobs)
                 if not claimed and self._options.until_idle and await self._is_idle():
                     log.info("Nothing is left to do")
-                    self._draining = True
+                    self._begin_drain()
                     return
             except LeaseLost:
                 await self._start_anew()
@@ -272,6 +289,7 @@ class Worker:
             with anyio.move_on_after(retry_delay(tries) if tries else self._options.heartbeat):
                 await self._beat_now.wait()
             self._beat_now = anyio.Event()
+            self._last_turn = time.monotonic()
             try:
                 beat = await self._store.heartbeat(
                     self._id, self._lease, draining=self._draining, held=self._held()
@@ -334,6 +352,11 @@ class Worker:
         return running + self._outbox.held()
 
     # Ending
+
+    def _begin_drain(self) -> None:
+        self._draining = True
+        self._drain_begun.set()
+        self._wake()
 
     async def _finish_jobs(self) -> None:
         """Let running jobs finish within the shutdown timeout, then tell them to stop."""

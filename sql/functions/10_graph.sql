@@ -206,6 +206,13 @@ begin
         from dreamcut_jobs job
         cross join unnest(job.depends_on) as dependency
         where job.manifest_id = any (v_over)
+    ), members as (
+        select job.manifest_id, job.status, job.output_url, job.error_message, job.completed_at, job.seq,
+            used.job_id is null as is_sink,
+            bool_or(used.job_id is null) over (partition by job.manifest_id) as has_sinks
+        from dreamcut_jobs job
+        left join used on used.manifest_id = job.manifest_id and used.job_id = job.job_id
+        where job.manifest_id = any (v_over)
     ), sinks as (
         select job.manifest_id,
             count(*) filter (where job.status <> 'completed') as missing,
@@ -213,9 +220,8 @@ begin
                 filter (where job.output_url is not null))[1] as output_url,
             (array_agg(job.error_message order by job.completed_at, job.seq)
                 filter (where job.status <> 'completed'))[1] as error_message
-        from dreamcut_jobs job
-        left join used on used.manifest_id = job.manifest_id and used.job_id = job.job_id
-        where job.manifest_id = any (v_over) and used.job_id is null
+        from members job
+        where job.is_sink or not job.has_sinks  -- none: jobs that waited for each other, and were cancelled
         group by job.manifest_id
     )
     update dreamcut_production_manifest manifest

@@ -59,14 +59,20 @@ begin
             update dreamcut_production_manifest manifest
             set open_jobs = manifest.open_jobs + new_jobs.jobs,
                 -- A manifest that was over is open again.
-                status = case when manifest.status in ('done', 'failed') and new_jobs.jobs > 0
-                              then 'rendering' else manifest.status end
+                status = case when reopened.so then 'rendering' else manifest.status end,
+                completed_at = case when not reopened.so then manifest.completed_at end,
+                processing_time_ms = case when not reopened.so then manifest.processing_time_ms end,
+                error_message = case when not reopened.so then manifest.error_message end
             from (
                 select inserted.manifest_id,
                     count(*) filter (where inserted.status in ('pending', 'processing')) as jobs
                 from inserted
                 group by inserted.manifest_id
             ) new_jobs
+            join dreamcut_production_manifest was on was.id = new_jobs.manifest_id
+            cross join lateral (
+                select was.status in ('done', 'failed') and new_jobs.jobs > 0 as so
+            ) reopened
             where manifest.id = new_jobs.manifest_id
             returning manifest.id
         )

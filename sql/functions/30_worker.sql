@@ -236,12 +236,13 @@ declare
     v_base double precision := extract(epoch from p_base);
     v_cap double precision := 3600;
 begin
-    -- A policy comes from outside; what is not a number there is as good as not given.
+    -- A policy comes from outside: what is not a number there is as good as not given, and a number that no
+    -- interval can hold must not make the outcome (or a whole rescue) fail. 30 days is the most.
     if jsonb_typeof(p_policy -> 'backoffSeconds') = 'number' then
-        v_base := greatest((p_policy ->> 'backoffSeconds')::double precision, 0);
+        v_base := round(least(greatest((p_policy ->> 'backoffSeconds')::numeric, 0), 2592000), 3);
     end if;
     if jsonb_typeof(p_policy -> 'maxBackoffSeconds') = 'number' then
-        v_cap := greatest((p_policy ->> 'maxBackoffSeconds')::double precision, 0);
+        v_cap := round(least(greatest((p_policy ->> 'maxBackoffSeconds')::numeric, 0), 2592000), 3);
     end if;
     return make_interval(
         secs => random() * least(v_cap, v_base * p_factor * power(2, least(greatest(p_attempt, 1) - 1, 20)))
@@ -249,8 +250,8 @@ begin
 end $$;
 
 -- Write failed attempts, given as arrays side by side: back to pending with a delay, or to their end, as the
--- class of the error says. p_retry_after (seconds, from the provider) wins over the backoff; p_base_delays is
--- the type's first delay. Returns what became of each; a job that is missing was no longer this worker's.
+-- class of the error says. p_retry_after (seconds, from the provider; a week at most) wins over the backoff;
+-- p_base_delays is the type's first delay. Returns what became of each; a job that is missing was no longer this worker's.
 -- Locks: as dreamcut_complete_jobs.
 create or replace function dreamcut_fail_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_classes text[], p_messages text[], p_details jsonb[],
@@ -267,10 +268,10 @@ begin
     with verdict as (
         select given.id, given.class, given.message, given.detail, policy.counts,
             policy.retries and (not policy.counts or job.attempts < job.max_attempts) as again,
-            coalesce(
-                make_interval(secs => given.retry_after),
-                dreamcut_backoff(job.retry_policy, given.base_delay, policy.factor, job.attempts)
-            ) as delay
+            case when given.retry_after is not null
+                then make_interval(secs => least(greatest(given.retry_after, 0), 604800))
+                else dreamcut_backoff(job.retry_policy, given.base_delay, policy.factor, job.attempts)
+            end as delay
         from unnest(p_jobs, p_claims, p_classes, p_messages, p_details, p_retry_after, p_base_delays)
             as given (id, claim, class, message, detail, retry_after, base_delay)
         cross join lateral dreamcut_error_policy(given.class) as policy
@@ -423,7 +424,11 @@ begin
     select array_agg(distinct job.id) into v_ended
     from dreamcut_job_dependencies wait
     join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
-    where job.status in ('completed', 'failed', 'cancelled');
+    join dreamcut_jobs waiting on waiting.id = wait.job
+    where job.status = 'completed'
+        or job.status in ('failed', 'cancelled')
+            -- A dependent that was cancelled with its cause keeps its wait, so that a retry finds it.
+            and (waiting.status = 'pending' or waiting.metadata ->> 'onDependencyFailure' = 'run');
     if v_ended is not null then
         perform dreamcut_lock_manifests(v_ended);
         perform dreamcut_release_dependents(v_ended);

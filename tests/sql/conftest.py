@@ -1,0 +1,27 @@
+"""A hand on the queue for every test of its SQL, and what must be true at the end of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import Queue
+
+
+@pytest.fixture
+def queue(connection: psycopg.Connection[Any]) -> Iterator[Queue]:
+    """The queue on a new database. At the end every counter must be what the rows themselves say."""
+    queue = Queue(connection)
+    yield queue
+    assert queue.inconsistencies() == []
+
+
+@pytest.fixture
+def another(database: str) -> Iterator[Callable[[], Queue]]:
+    """Makes the queue on connections of its own, not in autocommit mode: each test ends its transactions."""
+    with ExitStack() as stack:
+        yield lambda: Queue(stack.enter_context(psycopg.connect(database)))

@@ -1,0 +1,227 @@
+"""The lease of a worker: how it is kept, lost, and what becomes of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.support import LEASE_LOST, Blocked, Queue, ids
+
+
+def test_the_jobs_of_a_worker_whose_lease_ran_out_go_back(queue: Queue) -> None:
+    manifest, jobs = queue.graph({"a": [], "b": ["a"]})
+    worker, rescuer = queue.worker(), queue.worker()
+    queue.claim_one(worker)
+    assert queue.rescue() == []
+    queue.expire(worker)
+    assert queue.heartbeat(rescuer)["rescue_due"] is True
+    assert queue.rescue() == [{"id": jobs["a"], "status": "pending", "worker_id": worker}]
+    row = queue.job(jobs["a"])
+    assert (row["status"], row["attempts"], row["error_class"], row["worker_id"]) == (
+        "pending", 1, "stalled", None,
+    )  # fmt: skip
+    assert row["next_retry_at"] - queue.value("select now()") <= timedelta(seconds=5)
+    (line,) = queue.history(jobs["a"])
+    assert (line["outcome"], line["error_class"], line["worker_id"]) == ("retried", "stalled", worker)
+    assert queue.heartbeat(rescuer)["rescue_due"] is False
+    queue.come_due()
+    queue.finish("a")
+    assert queue.states(manifest)["b"] == "ready"
+
+
+def test_a_job_that_kills_its_workers_runs_out_of_attempts(queue: Queue) -> None:
+    manifest, jobs = queue.graph({"a": [], "b": ["a"]})
+    for _ in range(3):
+        queue.come_due()
+        worker = queue.worker()
+        queue.claim_one(worker)
+        queue.expire(worker)
+        (rescued,) = queue.rescue()
+    assert rescued["status"] == "failed"
+    assert queue.states(manifest) == {"a": "failed", "b": "cancelled"}
+    assert queue.of_manifest(manifest)["status"] == "failed"
+    assert len(queue.history(jobs["a"])) == 3
+
+
+def test_several_lost_workers_and_manifests_in_one_rescue(queue: Queue) -> None:
+    jobs = [queue.graph({"a": []})[1]["a"] for _ in range(4)] + [queue.add(None)]
+    workers = [queue.worker() for _ in range(5)]
+    for worker in workers:
+        queue.claim_one(worker)
+    for worker in workers[:4]:
+        queue.expire(worker)
+    assert len(queue.rescue()) == 4
+    assert sum(queue.job(job)["status"] == "processing" for job in jobs) == 1
+
+
+def test_one_job_that_cannot_be_backed_off_does_not_stop_the_rescue_of_the_others(queue: Queue) -> None:
+    queue.add(None, retry_policy=psycopg.types.json.Jsonb({"backoffSeconds": 10**400}))
+    queue.add(None)
+    worker = queue.worker()
+    queue.claim(worker, 2)
+    queue.expire(worker)
+    assert len(queue.rescue()) == 2
+
+
+def test_a_claim_under_way_keeps_its_worker_from_being_rescued(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    job = queue.add(None)
+    worker = queue.worker()
+    claiming = another()
+    claiming.claim_one(worker)
+    queue.expire(worker)
+    queue.run("set lock_timeout = '5s'")
+    assert queue.rescue() == []
+    assert queue.value("select state from dreamcut_workers where id = %s", worker) == "live"
+    claiming.connection.commit()
+    assert ids_of(queue.rescue()) == [job]  # the job that the claim took is found, and not left behind
+
+
+def test_without_that_lock_the_claimed_job_would_belong_to_a_lost_worker(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    """The companion of the test above: the lock on the worker's row is what makes it pass."""
+    source = queue.value("select pg_get_functiondef('dreamcut_claim_jobs'::regproc)")
+    assert "for key share;" in source
+    queue.run(source.replace("for key share;", ";").replace("%", "%%"))
+    job = queue.add(None)
+    worker = queue.worker()
+    claiming = another()
+    claiming.claim_one(worker)
+    queue.expire(worker)
+    queue.rescue()
+    claiming.connection.commit()
+    assert queue.rescue() == []
+    assert queue.job(job)["status"] == "processing"  # for ever: nobody looks for it again
+
+
+def test_a_claim_waits_for_a_rescue_of_its_worker_and_is_refused(
+    queue: Queue, another: Callable[[], Queue], database: str
+) -> None:
+    job = queue.add(None)
+    worker = queue.worker()
+    queue.expire(worker)
+    rescuing = another()
+    rescuing.rescue()
+    with Blocked(database, lambda other: other.claim(worker)) as claim:
+        rescuing.connection.commit()
+        with pytest.raises(psycopg.Error) as raised:
+            claim.result()
+    assert raised.value.sqlstate == LEASE_LOST
+    assert queue.job(job)["status"] == "pending"
+
+
+def test_two_rescuers_at_once_do_it_once(queue: Queue, another: Callable[[], Queue]) -> None:
+    job = queue.add(None)
+    worker = queue.worker()
+    queue.claim_one(worker)
+    queue.expire(worker)
+    first = another()
+    assert ids_of(first.rescue()) == [job]
+    queue.run("set lock_timeout = '5s'")
+    assert queue.rescue() == []
+    first.connection.commit()
+    assert queue.rescue() == []
+    assert len(queue.history(job)) == 1
+
+
+def test_a_rescue_waits_for_an_outcome_being_written_and_leaves_it(
+    queue: Queue, another: Callable[[], Queue], database: str
+) -> None:
+    manifest, jobs = queue.graph({"a": []})
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    queue.expire(worker)
+    finishing = another()
+    finishing.complete(worker, held)
+    with Blocked(database, lambda other: other.rescue()) as rescue:
+        finishing.connection.commit()
+        assert rescue.result() == []
+    assert queue.job(jobs["a"])["status"] == "completed"
+    assert queue.of_manifest(manifest)["status"] == "done"
+
+
+def test_a_heartbeat_extends_the_lease_and_says_what_was_taken(queue: Queue) -> None:
+    jobs = [queue.add(None, name) for name in "abc"]
+    worker = queue.worker(lease_s=5)
+    held = queue.claim(worker, 3)
+    queue.cancel(jobs[0])
+    queue.release(jobs[1])
+    beat = queue.heartbeat(worker, *held)
+    assert beat == {
+        "alive": True, "taken": beat["taken"], "cancelled": [jobs[0]], "rescue_due": False,
+    }  # fmt: skip
+    assert sorted(beat["taken"]) == sorted(jobs[:2])
+    row = queue.row("select *, lease_expires_at - now() as left from dreamcut_workers where id = %s", worker)
+    assert timedelta(seconds=50) < row["left"] <= timedelta(seconds=60) and row["active_jobs"] == 3
+
+
+def test_a_job_that_we_hold_again_under_another_claim_counts_as_taken(queue: Queue) -> None:
+    job = queue.add(None)
+    worker = queue.worker()
+    first = queue.claim_one(worker)
+    queue.release(job)
+    second = queue.claim_one(worker)
+    assert queue.heartbeat(worker, first)["taken"] == [job]
+    assert queue.heartbeat(worker, second)["taken"] == []
+
+
+def test_a_deleted_job_counts_as_taken(queue: Queue) -> None:
+    job = queue.add(None)
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    queue.run("delete from dreamcut_jobs where id = %s", job)
+    assert queue.heartbeat(worker, held)["taken"] == [job]
+
+
+def test_a_lease_that_ran_out_but_that_nobody_acted_on_is_extended(queue: Queue) -> None:
+    queue.add(None)
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    queue.expire(worker)
+    beat = queue.heartbeat(worker, held)
+    assert beat["alive"] is True and beat["rescue_due"] is False
+    assert queue.rescue() == []
+    assert ids([held]) == queue.complete(worker, held)
+
+
+def test_a_lost_worker_is_told_so_and_so_is_a_stranger(queue: Queue) -> None:
+    queue.add(None)
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    queue.expire(worker)
+    queue.rescue()
+    beat = queue.heartbeat(worker, held)
+    assert beat["alive"] is False and beat["taken"] == [held.id]
+    assert queue.heartbeat(uuid4())["alive"] is False
+    assert queue.value("select state from dreamcut_workers where id = %s", worker) == "lost"
+
+
+def test_leaving_empty_ends_the_incarnation_and_leaving_with_jobs_gives_them_up_at_once(
+    queue: Queue,
+) -> None:
+    job = queue.add(None)
+    empty, full = queue.worker(), queue.worker()
+    queue.claim_one(full)
+    queue.value("select dreamcut_leave_worker(%s, true)", empty)
+    queue.value("select dreamcut_leave_worker(%s, false)", full)
+    assert ids_of(queue.rescue()) == [job]
+    states = {row["id"]: row["state"] for row in queue.rows("select id, state from dreamcut_workers")}
+    assert states == {empty: "stopped", full: "lost"}
+
+
+def test_incarnations_of_yesterday_are_forgotten(queue: Queue) -> None:
+    old, live = queue.worker(), queue.worker()
+    queue.run("update dreamcut_workers set state = 'lost' where id = %s", old)
+    queue.run("update dreamcut_workers set heartbeat_at = now() - interval '2 days'")
+    new = queue.worker()
+    assert {row["id"] for row in queue.rows("select id from dreamcut_workers")} == {live, new}
+
+
+def ids_of(rows: list[dict[str, object]]) -> list[object]:
+    return [row["id"] for row in rows]
