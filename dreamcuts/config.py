@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between polls when nothing notifies")
     heartbeat_s: float = Field(10.0, gt=0, description="Seconds between heartbeats")
     lease_s: float = Field(45.0, gt=0, description="Seconds after which a silent worker counts as dead")
+    price_missing: str = Field(
+        "allow",
+        pattern="^(allow|refuse)$",
+        description="refuse: make no call whose price is not known; allow: make it, marked unpriced",
+    )
     provider_poll_s: float | None = Field(
         None, gt=0, description="Seconds between polls of a provider's queue (default: by job type)"
     )

@@ -7,6 +7,7 @@
       · NotFound             no job, manifest or file of that name
       · StorageError         an asset could not be written or read
       · LeaseLost            this worker no longer owns the job
+      · CallRefused          a call to a provider may not begin now (the job sees a JobError)
       · JobError             a job's attempt failed; carries an ErrorClass
           - ProviderError    the provider answered with an error
 
@@ -25,6 +26,7 @@ class ErrorClass(StrEnum):
 
     TRANSIENT = "transient"
     RATE_LIMITED = "rate_limited"
+    PAUSED = "paused"
     OVERLOADED = "overloaded"
     AUTH = "auth"
     QUOTA = "quota"
@@ -72,6 +74,19 @@ class StorageError(DreamCutsError):
 
 class LeaseLost(DreamCutsError):
     """This worker no longer owns the job: stop working on it and write nothing."""
+
+
+class CallRefused(DreamCutsError):
+    """The database does not let a call to a provider begin: a limit, a spend limit, or a pause.
+
+    `kind` is the SQLSTATE (DC002 limit, DC003 spend limit, DC004 paused), `info` what
+    sql/functions/55_providers.sql says about it.
+    """
+
+    def __init__(self, message: str, kind: str, info: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.info = info
 
 
 class JobError(DreamCutsError):

@@ -269,8 +269,8 @@ def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
 class Blocked:
     """A statement on a connection of its own that has to wait for somebody's lock.
 
-    `with Blocked(dsn, "select ...", values) as statement:` returns as soon as Postgres says that the
-    statement waits; `statement.result()` waits for its end.
+    `with Blocked(dsn, lambda queue: queue.complete(...)) as statement:` goes on as soon as Postgres says that
+    the statement waits; `statement.result()` waits for its end.
     """
 
     def __init__(self, dsn: str, call: Callable[[Queue], Any]) -> None:
@@ -283,8 +283,12 @@ class Blocked:
 
     def __enter__(self) -> Blocked:
         self._thread.start()
-        wait_until(self.is_blocked_or_over, "the statement to wait for a lock")
-        assert self._thread.is_alive(), f"it did not wait: {self._found!r} {self._error!r}"
+        try:
+            wait_until(self.is_blocked_or_over, "the statement to wait for a lock")
+            assert self._thread.is_alive(), f"it did not wait: {self._found!r} {self._error!r}"
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def is_blocked_or_over(self) -> bool:

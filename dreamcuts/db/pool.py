@@ -22,6 +22,7 @@ CONNECTION_ERRORS: tuple[type[BaseException], ...] = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an idle connection had got the server's FATAL, but not yet its end
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -45,9 +46,9 @@ RETRY_ERRORS: tuple[type[BaseException], ...] = (
 async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Pool[asyncpg.Record]:
     """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
     try:
-        return await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             dsn,
-            min_size=1,
+            min_size=0,  # else the pool itself tries to reconnect, and logs a traceback for each try
             max_size=size,
             max_inactive_connection_lifetime=300,
             init=_prepare,
@@ -55,6 +56,12 @@ async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Poo
             command_timeout=60,
             **_options(pooled),
         )
+        try:
+            async with pool.acquire():
+                return pool
+        except BaseException:
+            pool.terminate()
+            raise
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -76,7 +83,28 @@ def _options(pooled: bool) -> dict[str, Any]:
 async def _prepare(connection: Any) -> None:
     encode: Callable[[Any], str] = encode_json
     for name in ("jsonb", "json"):
-        await connection.set_type_codec(name, encoder=encode, decoder=json.loads, schema="pg_catalog")
+        await connection.set_type_codec(name, encoder=encode, decoder=decode_json, schema="pg_catalog")
+
+
+class Unreadable(dict[str, Any]):
+    """Stands, empty, for JSON that Postgres stores and Python does not read; `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def decode_json(text: str) -> Any:
+    """The value of a JSON text from Postgres. Never raises: one job's payload must not fail a whole claim.
+
+    Postgres holds numbers of 131,072 digits and any depth that its stack allows; Python reads neither.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return Unreadable("it is nested too deeply")
+    except ValueError as error:
+        return Unreadable(str(error))
 
 
 def encode_json(value: Any) -> str:

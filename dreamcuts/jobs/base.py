@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from dreamcuts.config import Settings
@@ -30,6 +30,7 @@ __all__ = [
     "JobContext",
     "JobType",
     "JobTypes",
+    "MadeBefore",
     "OpenCall",
     "Payload",
     "ProviderFactory",
@@ -46,7 +47,8 @@ class Payload(BaseModel):
     scene_id: str | None = None
     language_code: str | None = None
     estimated_cost: float | None = None
-    cost_limit: float | None = None
+    cost_limit: float | None = Field(None, ge=0, allow_inf_nan=False)
+    reuse: bool | Literal["always"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,18 @@ class OpenCall:
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class MadeBefore:
+    """What another job made of the same request. `result` is the whole result of that job."""
+
+    job: UUID
+    manifest_id: UUID | None
+    job_id: str
+    result: dict[str, Any]
+    output_url: str
+    cost_usd: float | None
+
+
 class CallLog(Protocol):
     """The job's rows in `dreamcut_provider_calls`: written before the money is spent, closed after.
 
@@ -92,8 +106,34 @@ class CallLog(Protocol):
         request: Mapping[str, Any],
         step: int = 0,
         estimate_usd: float | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> UUID:
-        """Record the intent, before the request goes out. Returns the call's id."""
+        """Record the intent, before the request goes out. Returns the call's id.
+
+        Waits while a limit of the provider is reached. `identity` is what makes two requests the same one,
+        where that is not `request` itself. Raises JobError: `rate_limited` if the wait takes too long,
+        `spend_limit`, or `paused` (a ProviderError) while the provider is.
+        """
+        ...
+
+    async def made_before(
+        self, provider: str, endpoint: str, identity: Mapping[str, Any]
+    ) -> MadeBefore | None:
+        """A finished job of the same user (or manifest) that made the same request; None if there is none."""
+        ...
+
+    async def reused(
+        self,
+        provider: str,
+        endpoint: str,
+        made: MadeBefore,
+        *,
+        request: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        step: int = 0,
+        saved_usd: float | None = None,
+    ) -> None:
+        """Enter a call that was not made because `made` is there: cost 0, with what it saved."""
         ...
 
     async def submitted(self, call: UUID, ticket: Ticket) -> None:
@@ -109,7 +149,10 @@ class CallLog(Protocol):
         error: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Close the call: `succeeded`, `failed`, `cancelled` or `unknown` (may have been billed)."""
+        """Close the call: `succeeded`, `failed`, `cancelled` or `unknown` (may have been billed).
+
+        `detail["class"]` is the ErrorClass of a failure; it slows down or pauses the provider.
+        """
         ...
 
 

@@ -216,6 +216,7 @@ def plan(choice: Choice, payload: ImagePayload, size: str | ImageSize) -> Reques
         {key: value for key, value in body.items() if value is not None},
         prices.cost("fal", choice.endpoint, images=body.get("num_images", 1), pixels=width * height),
         tuple(notes),
+        takes_seed="seed" in body,
     )
 
 

@@ -7,7 +7,7 @@ talking picture.
 from __future__ import annotations
 
 import mimetypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -161,7 +161,7 @@ def plan(choice: Choice, payload: LipSyncPayload, inputs: Inputs) -> Request | S
             payload.resolution,
             payload.seed,
         )
-        return Request(request.body, request.estimate_usd, (*notes, *request.notes))
+        return replace(request, notes=(*notes, *request.notes))
     body = {"video_url": inputs.face_url, "audio_url": inputs.audio_url}
     if choice.endpoint == FABRIC:
         resolution = payload.resolution if payload.resolution in ("720p", "480p") else "720p"

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from dreamcuts.errors import ErrorClass, ProviderError
 from dreamcuts.jobs.base import JobContext, Payload, Result
 from dreamcuts.jobs.composition import as_chunks, fitted, local_plan
-from dreamcuts.jobs.paid import close_lost_calls, direct_call
+from dreamcuts.jobs.paid import close_lost_calls, direct_call, reuse_if_made
 from dreamcuts.jobs.produced import check_cost, seed_of, store
 from dreamcuts.providers import prices
 from dreamcuts.providers.elevenlabs import ElevenLabsProvider
@@ -101,8 +101,18 @@ class MusicJob:
         notes: list[str] = []
         if payload.duration_sec is not None and payload.duration_sec * 1000 < SHORTEST_MS:
             notes.append(f"Music lasts at least 3 s; {payload.duration_sec:g} s were asked.")
-        arguments = await plan_music(provider, payload, seed_of(ctx.job), notes)
         output_format = _output_format(payload, notes)
+        same = identity_of(payload, output_format)
+        await reuse_if_made(
+            ctx,
+            "elevenlabs",
+            ENDPOINT,
+            request=same,
+            identity=same,
+            takes_seed=bool(same["plan"]),  # ElevenLabs takes a seed with a plan only
+            estimate_usd=estimate,
+        )
+        arguments = await plan_music(provider, payload, seed_of(ctx.job), notes)
         target = ctx.workdir / "music.mp3"
 
         async def compose(arguments: dict[str, Any], step: int) -> str:
@@ -114,6 +124,7 @@ class MusicJob:
                 lambda: provider.compose(target, output_format=output_format, **arguments),
                 estimate_usd=estimate,
                 step=step,
+                identity=same,
             )
 
         try:
@@ -148,11 +159,8 @@ async def plan_music(
     if model not in MODELS:
         notes.append(f"modelId {model} makes no music; {MODELS[0]} was asked instead.")
         model = MODELS[0]
-    by_plan = payload.use_composition_plan
-    if by_plan is None:
-        by_plan = not (payload.prompt and payload.music_length_ms)
     prompt = prompt_of(payload)
-    if not by_plan:
+    if not _is_by_plan(payload):
         return {
             "prompt": prompt,
             "music_length_ms": payload.length_ms,
@@ -171,6 +179,23 @@ async def plan_music(
     if model == MODELS[0]:
         return {**arguments, "composition_plan": plan, "respect_sections_durations": True}
     return {**arguments, "composition_plan": as_chunks(plan)}
+
+
+def _is_by_plan(payload: MusicPayload) -> bool:
+    if payload.use_composition_plan is not None:
+        return payload.use_composition_plan
+    return not (payload.prompt and payload.music_length_ms)
+
+
+def identity_of(payload: MusicPayload, output_format: str) -> dict[str, Any]:
+    """What makes two cues the same music: the cue, not the plan that ElevenLabs makes of it anew each time."""
+    return {
+        "prompt": prompt_of(payload),
+        "plan": _is_by_plan(payload),
+        "music_length_ms": payload.length_ms,
+        "model_id": payload.model_id or MODELS[0],
+        "output_format": output_format,
+    }
 
 
 def prompt_of(payload: MusicPayload) -> str:

@@ -10,19 +10,20 @@ Every job type that spends money goes through here. The rules:
 - Cancellation leaves an open call open. Submitting is finished first, so that its ticket is not lost.
 
 A chain is a list of steps, each with its provider and model; a step that cannot do the job gives way to the
-next, and the result says which step made the asset and why the others did not.
+next, and the result says which step made the asset and why the others did not. Where a provider is paused, or
+refuses the account, the chain goes on with a step of another one, if it has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
 from dreamcuts.jobs.base import JobContext, OpenCall
-from dreamcuts.jobs.queued import QueuedStep, close_failed
+from dreamcuts.jobs.queued import QueuedStep, cancel_call, close_failed
+from dreamcuts.jobs.reuse import reuse_if_made
 from dreamcuts.jobs.steps import Collect, Collected, Outcome, Request, Skip, Step
-from dreamcuts.providers.base import QueuedProvider
 
 __all__ = [
     "Collect",
@@ -31,9 +32,11 @@ __all__ = [
     "Request",
     "Skip",
     "Step",
+    "cancel_call",
     "cancel_open_calls",
     "close_lost_calls",
     "direct_call",
+    "reuse_if_made",
     "run_chain",
 ]
 
@@ -41,6 +44,8 @@ T = TypeVar("T")
 
 _FINAL = (ErrorClass.CONTENT_REJECTED, ErrorClass.SPEND_LIMIT, ErrorClass.INVALID_REQUEST)
 """Refusals, in the order in which they name a chain whose every step refused."""
+_CLOSED = (ErrorClass.AUTH, ErrorClass.QUOTA, ErrorClass.PAUSED)
+"""Trouble of the whole provider: its other models need not be asked."""
 
 
 async def run_chain(
@@ -61,6 +66,7 @@ async def run_chain(
     open_call = await _resumable(ctx, steps)
     fallbacks: list[dict[str, str]] = []
     failures: list[JobError] = []
+    closed: set[str] = set()
     first = 0
     if open_call is not None:
         first = _step_of(open_call, steps)
@@ -72,11 +78,16 @@ async def run_chain(
             failures.append(JobError(step.plan.reason, error_class=step.plan.error_class))
             fallbacks.append(_gave_way(step, f"skipped: {step.plan.reason}"))
             continue
+        if open_call is None and step.provider in closed:
+            fallbacks.append(_gave_way(step, f"skipped: {step.provider} takes no calls now"))
+            continue
         run = QueuedStep(ctx, step, index, poll_s, limit_s, fallbacks)
         try:
             collected, ticket = await run.finish_with(collect, open_call)
         except JobError as error:
-            if not _moves_on(ctx, error, more=index + 1 < len(steps)):
+            if error.error_class in _CLOSED:
+                closed.add(step.provider)
+            if not _moves_on(ctx, error, steps[index + 1 :], closed):
                 raise _exhausted([*failures, error], [*fallbacks, _gave_way(step, str(error))]) from error
             ctx.log.info("%s gave way: %s", step.endpoint, error)
             failures.append(error)
@@ -98,13 +109,18 @@ async def direct_call(
     estimate_usd: float | None = None,
     cost_usd: Callable[[T], float | None] | None = None,
     step: int = 0,
+    identity: Mapping[str, Any] | None = None,
 ) -> T:
     """Make one direct call, recorded before and after. Returns what `call` returns.
 
     `request` is what is kept of the request (no secrets); `cost_usd` works out the cost of the answer, else
-    the estimate counts. Call `close_lost_calls` once before the first direct call of a job.
+    the estimate counts. Call `close_lost_calls` once before the first direct call of a job. `identity` is
+    what makes two requests the same, where that is not `request`: what `reuse_if_made` is given.
     """
-    call_id = await ctx.calls.begin(provider, endpoint, request=request, step=step, estimate_usd=estimate_usd)
+    same = {} if identity is None else {"identity": identity}
+    call_id = await ctx.calls.begin(
+        provider, endpoint, request=request, step=step, estimate_usd=estimate_usd, **same
+    )
     try:
         answer = await call()
     except JobError as error:
@@ -142,16 +158,13 @@ async def cancel_open_calls(ctx: JobContext) -> int:
     """
     calls = await ctx.calls.open_calls()
     for call in calls:
-        if call.ticket is None:
-            await ctx.calls.finish(call.id, "unknown", error="cancelled before the answer arrived")
-            continue
         try:
-            provider = cast(QueuedProvider, ctx.provider(call.provider))
+            status, text = await cancel_call(
+                ctx.provider(call.provider), call.endpoint, call.ticket, "the job was cancelled"
+            )
         except ConfigError as error:
-            await ctx.calls.finish(call.id, "unknown", error=f"could not be cancelled: {error}")
-            continue
-        await provider.cancel(call.endpoint, call.ticket)
-        await ctx.calls.finish(call.id, "cancelled", error="the job was cancelled")
+            status, text = "unknown", f"could not be cancelled: {error}"
+        await ctx.calls.finish(call.id, status, error=text)
     return len(calls)
 
 
@@ -178,16 +191,20 @@ def _step_of(call: OpenCall, steps: Sequence[Step]) -> int:
     return next(index for index, step in enumerate(steps) if _fits(call, step))
 
 
-def _moves_on(ctx: JobContext, error: JobError, *, more: bool) -> bool:
-    """Whether the chain goes to its next step now.
+def _moves_on(ctx: JobContext, error: JobError, left: Sequence[Step], closed: set[str]) -> bool:
+    """Whether the chain goes on now to the steps that are left; `closed` are providers that take no calls.
 
-    A refusal moves on at once. A passing trouble is retried once through the queue first: the next model
+    A provider that is paused or refuses the account gives way to another at once. A refusal moves on at once. A passing trouble is retried once through the queue first: the next model
     costs more or is worse, and most such troubles pass. A request whose outcome is not known may still be
     carried out, and never moves on: two models would be paid.
     """
-    if not more or not error.try_next or (isinstance(error, ProviderError) and error.outcome_unknown):
+    if isinstance(error, ProviderError) and error.outcome_unknown:
         return False
-    if error.error_class in (ErrorClass.CONTENT_REJECTED, ErrorClass.INVALID_REQUEST):
+    if error.error_class in _CLOSED:
+        return any(isinstance(step.plan, Request) and step.provider not in closed for step in left)
+    if not left or not error.try_next:
+        return False
+    if error.error_class in _FINAL:
         return True
     return ctx.job.attempt >= min(2, ctx.job.max_attempts)
 
@@ -213,7 +230,10 @@ def _exhausted(failures: Sequence[JobError], reasons: Sequence[dict[str, str]]) 
         + "; ".join(f"{entry['endpoint']}: {entry['reason']}" for entry in reasons),
         error_class=passing[-1].error_class if passing else refused,
         retry_after=passing[-1].retry_after if passing else None,
-        detail={**last.detail, "fallbacks": [dict(entry) for entry in reasons]},
+        detail={
+            **(passing[-1] if passing else last).detail,
+            "fallbacks": [dict(entry) for entry in reasons],
+        },
     )
 
 

@@ -12,8 +12,9 @@ import anyio
 
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
 from dreamcuts.jobs.base import JobContext, OpenCall
+from dreamcuts.jobs.reuse import reuse_if_made
 from dreamcuts.jobs.steps import Collect, Collected, Request, Skip, Step
-from dreamcuts.providers.base import Done, Pending, QueuedProvider, Ticket
+from dreamcuts.providers.base import Done, Pending, Provider, QueuedProvider, Ticket
 from dreamcuts.providers.rules import REQUEST_GONE
 
 T = TypeVar("T")
@@ -49,13 +50,13 @@ class QueuedStep:
             call_id, ticket = open_call.id, open_call.ticket
             self.ctx.log.info("Picking up request %s at %s", ticket.request_id, self.step.endpoint)
         else:
-            call_id, ticket = await self._submit(provider)
+            call_id, ticket = await self._begin_and_submit(provider)
         try:
             done = await self._wait(provider, ticket, fresh=open_call is None)
             collected = await collect(self.step, done)
         except _TooSlow as error:
-            await provider.cancel(self.step.endpoint, ticket)
-            await self.ctx.calls.finish(call_id, "cancelled", error=str(error))
+            status, text = await cancel_call(provider, self.step.endpoint, ticket, str(error))
+            await self.ctx.calls.finish(call_id, status, error=text)
             raise
         except JobError as error:
             if isinstance(error, ProviderError) and error.code == REQUEST_GONE:
@@ -80,20 +81,31 @@ class QueuedStep:
                 f"{self.step.provider} cannot be used here: {error}", try_next=True
             ) from error
 
-    async def _submit(self, provider: QueuedProvider) -> tuple[UUID, Ticket]:
+    async def _begin_and_submit(self, provider: QueuedProvider) -> tuple[UUID, Ticket]:
         plan = self.step.plan
         assert isinstance(plan, Request)
-        return await _uncancelled(self._submit_and_record(provider, plan))
-
-    async def _submit_and_record(self, provider: QueuedProvider, plan: Request) -> tuple[UUID, Ticket]:
-        calls = self.ctx.calls
-        call_id = await calls.begin(
+        await reuse_if_made(
+            self.ctx,
+            self.step.provider,
+            self.step.endpoint,
+            request=plan.body,
+            takes_seed=plan.takes_seed,
+            step=self.index,
+            estimate_usd=plan.estimate_usd,
+        )
+        # Begun outside of what a cancellation waits for: a call may wait long for a limit.
+        call_id = await self.ctx.calls.begin(
             self.step.provider,
             self.step.endpoint,
             request=plan.body,
             step=self.index,
             estimate_usd=plan.estimate_usd,
         )
+        return await _uncancelled(self._submit_and_record(call_id, provider, plan))
+
+    async def _submit_and_record(
+        self, call_id: UUID, provider: QueuedProvider, plan: Request
+    ) -> tuple[UUID, Ticket]:
         try:
             ticket = await provider.submit(self.step.endpoint, plan.body)
         except JobError as error:
@@ -101,7 +113,7 @@ class QueuedStep:
             raise
         if self.fallbacks:
             ticket = replace(ticket, detail={**ticket.detail, "fallbacks": list(self.fallbacks)})
-        await calls.submitted(call_id, ticket)
+        await self.ctx.calls.submitted(call_id, ticket)
         return call_id, ticket
 
     async def _wait(self, provider: QueuedProvider, ticket: Ticket, *, fresh: bool) -> Done:
@@ -145,10 +157,28 @@ class QueuedStep:
 
 
 async def close_failed(ctx: JobContext, call_id: UUID, error: JobError) -> None:
+    """Close a call that failed, with what slows down or pauses its provider: the error's class."""
     unknown = isinstance(error, ProviderError) and error.outcome_unknown
-    await ctx.calls.finish(
-        call_id, "unknown" if unknown else "failed", error=str(error), detail=error.detail or None
-    )
+    known: dict[str, Any] = {"class": error.error_class.value}
+    if isinstance(error, ProviderError):
+        known |= {"status": error.status, "code": error.code}
+    if error.try_next:
+        known["tryNext"] = True  # the model's trouble, not the provider's
+    detail = {name: value for name, value in known.items() if value is not None} | error.detail
+    await ctx.calls.finish(call_id, "unknown" if unknown else "failed", error=str(error), detail=detail)
+
+
+async def cancel_call(provider: Provider, endpoint: str, ticket: Ticket | None, why: str) -> tuple[str, str]:
+    """Ask a provider to drop an open call. Returns the status and the text to close it with.
+
+    What cannot be cancelled, or may be carried out already, is `unknown`: it may be billed.
+    """
+    if ticket is None:
+        return "unknown", f"{why}, before the answer arrived"
+    if not getattr(provider, "cancels", True):
+        return "unknown", f"{why}; {provider.name} cannot cancel a request: it runs to its end and is billed"
+    await cast(QueuedProvider, provider).cancel(endpoint, ticket)
+    return "cancelled", why
 
 
 def _stays_open(error: JobError) -> bool:

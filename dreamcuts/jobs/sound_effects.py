@@ -8,8 +8,9 @@ from typing import Any, ClassVar, cast
 from pydantic import Field, field_validator
 
 from dreamcuts.jobs.base import JobContext, Payload, Result
-from dreamcuts.jobs.paid import close_lost_calls, direct_call
+from dreamcuts.jobs.paid import close_lost_calls, direct_call, reuse_if_made
 from dreamcuts.jobs.produced import check_cost, store
+from dreamcuts.jobs.sound_text import enriched
 from dreamcuts.providers import prices
 from dreamcuts.providers.elevenlabs import ElevenLabsProvider
 
@@ -24,6 +25,8 @@ class SoundEffectsPayload(Payload):
     """Payload of `gen_sound_effects_elevenlabs`."""
 
     text: str = Field(max_length=1_000)
+    category: str | None = None
+    keywords: list[str] = Field(default_factory=list)
     effect_id: str | None = None
     duration_seconds: float | None = Field(None, ge=SHORTEST_S, le=LONGEST_S)
     prompt_influence: float | None = Field(None, ge=0, le=1)
@@ -39,6 +42,11 @@ class SoundEffectsPayload(Payload):
         if not value.strip():
             raise ValueError('is blank: say what is heard, e.g. "a heavy door closes"')
         return value.strip()
+
+    @field_validator("keywords", mode="before")
+    @classmethod
+    def _keywords_are_a_list(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else [] if value is None else value
 
 
 class SoundEffectsJob:
@@ -62,6 +70,16 @@ class SoundEffectsJob:
         provider = cast(ElevenLabsProvider, ctx.provider("elevenlabs"))
         target = ctx.workdir / "sound.mp3"
         await close_lost_calls(ctx)
+        same = {**arguments, "output_format": output_format}
+        await reuse_if_made(
+            ctx,
+            "elevenlabs",
+            ENDPOINT,
+            request=arguments,
+            identity=same,
+            takes_seed=False,
+            estimate_usd=estimate,
+        )
         request_id = await direct_call(
             ctx,
             "elevenlabs",
@@ -69,6 +87,7 @@ class SoundEffectsJob:
             arguments,
             lambda: provider.sound_effect(target, output_format=output_format, **arguments),
             estimate_usd=estimate,
+            identity=same,
         )
         shortest = 0.5 * (payload.duration_seconds or SHORTEST_S)
         made = await store(ctx, target, "sound", kind="audio", provider="elevenlabs", at_least_s=shortest)
@@ -95,10 +114,8 @@ def plan_sound(payload: SoundEffectsPayload) -> tuple[dict[str, Any], str, list[
     if payload.loop and model != MODELS[0]:
         notes.append(f"{model} makes no loops; {MODELS[0]} was asked instead.")
         model = MODELS[0]
-    text = payload.text
-    if len(text.split()) < 3:
-        # One or two words ("whoosh") could also name a song or a voice.
-        text = f"{text} sound effect"
+    text = enriched(payload.text, category=payload.category, keywords=payload.keywords)
+    if text != payload.text:
         notes.append(f"The text was made clearer: {text!r}.")
     output_format = payload.output_format or DEFAULT_FORMAT
     if not output_format.startswith("mp3_"):

@@ -18,12 +18,14 @@ class Request:
     """What a step sends: the provider's JSON input, its likely price, and what was mapped or dropped.
 
     `unit_usd` is the price of a billed unit where the input changes it (a clip without sound is cheaper).
+    `takes_seed` says that the model can be made to repeat itself, whether or not `body` holds a seed.
     """
 
     body: dict[str, Any]
     estimate_usd: float | None = None
     notes: tuple[str, ...] = ()
     unit_usd: float | None = None
+    takes_seed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

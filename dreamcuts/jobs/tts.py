@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from dreamcuts import mp3
 from dreamcuts.errors import ErrorClass, ProviderError
 from dreamcuts.jobs.base import JobContext, Payload, Result
-from dreamcuts.jobs.paid import close_lost_calls, direct_call
+from dreamcuts.jobs.paid import close_lost_calls, direct_call, reuse_if_made
 from dreamcuts.jobs.produced import check_cost, seed_of, store
 from dreamcuts.jobs.speech_text import has_tags, split_text, without_tags, words_of
 from dreamcuts.providers import prices
@@ -128,8 +128,18 @@ class TtsJob:
         estimate = prices.cost("elevenlabs", plan.endpoint, characters=characters)
         check_cost(payload.cost_limit, estimate, "The speech")
         await close_lost_calls(ctx)
+        same = identity_of(payload, plan)
+        await reuse_if_made(
+            ctx,
+            "elevenlabs",
+            plan.endpoint,
+            request=same,
+            identity=same,
+            takes_seed=True,
+            estimate_usd=estimate,
+        )
         spoken = [
-            await _speak(ctx, plan, index, payload.voice_id, _around(payload, plan.pieces, index))
+            await _speak(ctx, plan, index, payload, _around(payload, plan.pieces, index))
             for index in range(len(plan.pieces))
         ]
         target = ctx.workdir / "speech.mp3"
@@ -185,6 +195,19 @@ def plan_speech(payload: TtsPayload, seed: int) -> Plan:
     return Plan(endpoint, model, pieces, {**arguments, "model_id": model, "seed": seed}, output_format, notes)
 
 
+def identity_of(payload: TtsPayload, plan: Plan) -> dict[str, Any]:
+    """What makes two speeches the same one: all that is sent, but for a seed that the job did not ask for."""
+    same = {name: value for name, value in plan.arguments.items() if name != "seed"}
+    around = {"previous_text": payload.previous_text, "next_text": payload.next_text, "seed": payload.seed}
+    same |= {name: value for name, value in around.items() if value is not None}
+    return {
+        **same,
+        "pieces": plan.pieces,
+        "voice_id": payload.voice_id,
+        "output_format": plan.output_format,
+    }
+
+
 def _dialogue_arguments(payload: TtsPayload, notes: list[str]) -> dict[str, Any]:
     voice, stability = payload.voice_settings, payload.dialogue_settings.stability
     if stability is None:
@@ -227,28 +250,30 @@ def _around(payload: TtsPayload, pieces: list[str], index: int) -> tuple[str, st
     return without_tags(before)[-CONTEXT_CHARS:], without_tags(after)[:CONTEXT_CHARS]
 
 
-async def _speak(ctx: JobContext, plan: Plan, index: int, voice_id: str, around: tuple[str, str]) -> Speech:
+async def _speak(
+    ctx: JobContext, plan: Plan, index: int, payload: TtsPayload, around: tuple[str, str]
+) -> Speech:
     """Speak one piece. A model that refuses the text around it is asked once more without."""
     arguments = dict(plan.arguments)
     for name, text in zip(("previous_text", "future_text"), around, strict=True):
         if text:
             arguments[name if plan.is_dialogue or name == "previous_text" else "next_text"] = text
     try:
-        return await _speak_once(ctx, plan, index, voice_id, arguments)
+        return await _speak_once(ctx, plan, index, payload, arguments)
     except ProviderError as error:
         refused = error.error_class is ErrorClass.INVALID_REQUEST and any(n in str(error) for n in _CONTEXT)
         if not refused or not any(arguments.pop(name, None) for name in _CONTEXT):
             raise
         plan.notes.append(f"{plan.model} takes no text before and after; it was left out.")
         plain = {name: value for name, value in arguments.items() if name not in _CONTEXT}
-        return await _speak_once(ctx, plan, index, voice_id, plain)
+        return await _speak_once(ctx, plan, index, payload, plain)
 
 
 async def _speak_once(
-    ctx: JobContext, plan: Plan, index: int, voice_id: str, arguments: dict[str, Any]
+    ctx: JobContext, plan: Plan, index: int, payload: TtsPayload, arguments: dict[str, Any]
 ) -> Speech:
     provider = cast(ElevenLabsProvider, ctx.provider("elevenlabs"))
-    text = plan.pieces[index]
+    text, voice_id = plan.pieces[index], payload.voice_id
 
     async def call() -> Speech:
         if plan.is_dialogue:
@@ -268,7 +293,16 @@ async def _speak_once(
 
     estimate = prices.cost("elevenlabs", plan.endpoint, characters=len(text))
     kept = {"text": text, "voice_id": voice_id, **arguments}
-    return await direct_call(ctx, "elevenlabs", plan.endpoint, kept, call, estimate_usd=estimate, step=index)
+    return await direct_call(
+        ctx,
+        "elevenlabs",
+        plan.endpoint,
+        kept,
+        call,
+        estimate_usd=estimate,
+        step=index,
+        identity=identity_of(payload, plan),
+    )
 
 
 def _words(spoken: list[Speech]) -> list[dict[str, object]]:

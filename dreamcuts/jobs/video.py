@@ -130,6 +130,9 @@ class VideoJob:
         assert isinstance(payload, VideoPayload)
         choices = CATALOGUE.choices(payload.model, payload.endpoint, payload.fallback_providers)
         source = await _source(ctx, payload)
+        if payload.fallback_providers is None and payload.audio_url and source.image_url:
+            talking = CATALOGUE.choose(INFINITALK, None)
+            choices += [talking] if talking not in choices else []
         steps = CATALOGUE.steps(
             choices, lambda choice: plan(choice, payload, source), cost_limit=payload.cost_limit
         )
@@ -177,7 +180,7 @@ def _veo(choice: Choice, payload: VideoPayload, source: Source) -> Request:
     }
     unit_usd = None if with_audio else prices.VEO_SILENT_USD
     estimate = prices.billed("fal", choice.endpoint, seconds, unit_usd=unit_usd)
-    return Request(_given(body), estimate, tuple(notes), unit_usd)
+    return Request(_given(body), estimate, tuple(notes), unit_usd, takes_seed=True)
 
 
 def _wan_effects(payload: VideoPayload, source: Source) -> Request | Skip:
@@ -199,7 +202,7 @@ def _wan_effects(payload: VideoPayload, source: Source) -> Request | Skip:
         "frames_per_second": WAN_FPS,
         "seed": payload.seed,
     }
-    return Request(_given(body), prices.cost("fal", WAN_EFFECTS), tuple(notes))
+    return Request(_given(body), prices.cost("fal", WAN_EFFECTS), tuple(notes), takes_seed=True)
 
 
 def _wan_i2v(payload: VideoPayload, source: Source) -> Request | Skip:
@@ -226,7 +229,7 @@ def _wan_i2v(payload: VideoPayload, source: Source) -> Request | Skip:
     estimate = round(price * (prices.WAN_LONG_FACTOR if frames > WAN_FRAMES[0] else 1), 6)
     if payload.generate_audio:
         notes.append("wan-i2v makes no sound.")
-    return Request(_given(body), estimate, tuple(notes), estimate)
+    return Request(_given(body), estimate, tuple(notes), estimate, takes_seed=True)
 
 
 def _infinitalk(payload: VideoPayload, source: Source) -> Request | Skip:
@@ -257,7 +260,8 @@ def infinitalk_request(
     notes: tuple[str, ...] = ()
     if frames == high and seconds * INFINITALK_FPS > high:
         notes = (f"infinitalk makes at most {high / INFINITALK_FPS:.1f} s; the speech is {seconds:.1f} s.",)
-    return Request(_given(body), prices.cost("fal", INFINITALK, seconds=frames / INFINITALK_FPS), notes)
+    estimate = prices.cost("fal", INFINITALK, seconds=frames / INFINITALK_FPS)
+    return Request(_given(body), estimate, notes, takes_seed=True)
 
 
 def subject_of(prompt: str) -> str:

@@ -52,6 +52,9 @@ class Provider(Protocol):
     name: ClassVar[str]
     settings_needed: ClassVar[tuple[str, ...]]
     """Names of the settings without which the provider cannot work, e.g. `("FAL_KEY",)`."""
+    # Optional, and read only where they are there:
+    #   cancels: ClassVar[bool] = True   False: `cancel` does nothing, an open request runs on and is billed
+    #   async def check(self) -> str     try the key without paying; returns what was found, for people
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

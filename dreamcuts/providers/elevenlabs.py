@@ -136,6 +136,16 @@ class ElevenLabsProvider:
             ),
         )
 
+    async def check(self) -> str:
+        """Read the account's subscription (`GET /v1/user/subscription`): checks the key, and costs nothing."""
+        async with self._errors("subscription"):
+            found = await self._client.user.subscription.get(request_options=_options())
+            left = found.character_limit - found.character_count
+            return (
+                f"the key is accepted; plan {found.tier}, {left:,} of {found.character_limit:,} credits left"
+            )
+        raise AssertionError("unreachable")
+
     async def _speech(self, what: str, call: Callable[[], Awaitable[Any]]) -> Speech:
         async with self._errors(what):
             response = await call()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Self
+from uuid import uuid4
 
 import httpx
 
@@ -170,6 +171,15 @@ class FalProvider:
             await handle.cancel()
         except Exception:
             return
+
+    async def check(self) -> str:
+        """Ask for a request that does not exist: says whether the key is accepted, and costs nothing."""
+        try:
+            await self.poll("fal-ai/flux", Ticket(str(uuid4())))
+        except ProviderError as error:
+            if error.code != REQUEST_GONE:
+                raise
+        return "the key is accepted"
 
     @asynccontextmanager
     async def _errors(self, label: str, *, asking: bool = False) -> AsyncIterator[None]:

@@ -86,18 +86,19 @@ def make_provider(name: str, settings: Settings) -> Provider:
 
 def provider_problems(candidate: Any) -> list[str]:
     """What keeps an object from being a provider's class, in words; empty if it is one."""
-    if not inspect.isclass(candidate):
+    if not isinstance(candidate, type):
         return [f"it is no class, but {candidate!r}"]
+    cls: Any = candidate
     needed = ("name", "settings_needed", "from_settings", "aclose")
-    if missing := [name for name in needed if not hasattr(candidate, name)]:
+    if missing := [name for name in needed if not hasattr(cls, name)]:
         return [f"it has no {', '.join(missing)}"]
     problems = []
-    if not isinstance(candidate.name, str) or not candidate.name:
-        problems.append(f"name must be a str, not {candidate.name!r}")
-    settings = candidate.settings_needed
+    if not isinstance(cls.name, str) or not cls.name:
+        problems.append(f"name must be a str, not {cls.name!r}")
+    settings = cls.settings_needed
     if not isinstance(settings, tuple) or not all(isinstance(name, str) for name in settings):
         problems.append(f"settings_needed must be a tuple of str, not {settings!r}")
-    if not inspect.iscoroutinefunction(candidate.aclose):
+    if not inspect.iscoroutinefunction(cls.aclose):
         problems.append("aclose must be an async method")
     return problems
 

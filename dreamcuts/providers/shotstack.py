@@ -7,6 +7,7 @@ There is no SDK worth having for two calls: plain httpx. The endpoint of a reque
 from __future__ import annotations
 
 from typing import Any, ClassVar, Self
+from uuid import uuid4
 
 import httpx
 
@@ -64,6 +65,7 @@ class ShotstackProvider:
 
     name: ClassVar[str] = "shotstack"
     settings_needed: ClassVar[tuple[str, ...]] = ("SHOTSTACK_API_KEY",)
+    cancels: ClassVar[bool] = False
 
     def __init__(self, http: httpx.AsyncClient, *, secrets: tuple[str, ...]) -> None:
         self._http = http
@@ -116,6 +118,21 @@ class ShotstackProvider:
 
     async def cancel(self, endpoint: str, ticket: Ticket) -> None:
         """Shotstack has no call to cancel a render: it runs to its end."""
+
+    async def check(self) -> str:
+        """Ask for a render that does not exist: says which environments take the key, and costs nothing."""
+        accepted: list[str] = []
+        refusal: ProviderError | None = None
+        for environment in ENVIRONMENTS:
+            label = f"Shotstack {environment}"
+            response = await self._send("GET", f"edit/{environment}/render/{uuid4()}", label)
+            if response.status_code in (200, 404):
+                accepted.append(environment)
+            else:
+                refusal = self._from_answer(label, response)
+        if not accepted and refusal is not None:
+            raise refusal
+        return f"the key is accepted for {' and '.join(accepted)}"
 
     async def _send(self, method: str, path: str, label: str, **arguments: Any) -> httpx.Response:
         try:

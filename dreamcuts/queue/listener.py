@@ -28,7 +28,13 @@ ECHO_EVERY_S = 30.0
 ECHO_WAIT_S = 5.0
 DEAF_RETRY_S = 300.0
 
-_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_ERRORS = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 class Listener:
@@ -66,12 +72,16 @@ class Listener:
         """Listen on one connection until it fails or turns out to be deaf."""
         await connection.add_listener(JOBS, self._heard_jobs)
         await connection.add_listener(WORKERS, self._heard_worker)
+        lost = anyio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
         self._on_jobs("")  # what was inserted before we listened has notified nobody
         while await self._echoes(connection):
             if self._deaf:
                 self._deaf = False
                 log.info("Notifications arrive again", extra={"tag": "DATABASE"})
-            await anyio.sleep(ECHO_EVERY_S)
+            with anyio.move_on_after(ECHO_EVERY_S):
+                await lost.wait()
+                raise ConnectionResetError("the connection was closed")
         if not self._deaf:
             self._deaf = True
             log.warning(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import anyio
@@ -25,7 +25,18 @@ from dreamcuts.queue.store import Store
 log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 500
+LARGEST_BATCH_CHARS = 16_000_000
+"""Of results in one statement: Postgres takes no message of a gigabyte, and closes the connection instead."""
+LARGEST_RESULT_CHARS = 16_000_000
 LONGEST_MESSAGE = 4000
+
+
+class _Entry(NamedTuple):
+    """An outcome on its way: who holds the job, and how long its result is as JSON."""
+
+    worker: UUID
+    outcome: Outcome
+    chars: int
 
 
 class Outbox:
@@ -35,23 +46,23 @@ class Outbox:
         self._store = store
         self._outage = outage
         self._on_settled = on_settled
-        self._waiting: list[tuple[UUID, Outcome]] = []
-        self._writing: list[tuple[UUID, Outcome]] = []
+        self._waiting: list[_Entry] = []
+        self._writing: list[_Entry] = []
         self._changed = anyio.Event()
         self.has_lost_outcomes = False
 
     def put(self, worker: UUID, outcome: Outcome) -> None:
         """Add the outcome of a job that `worker`, an incarnation of this process, holds."""
-        self._waiting.append((worker, storable(outcome)))
+        self._waiting.append(_Entry(worker, *_storable(outcome)))
         self._wake()
 
     def held(self) -> list[Job]:
         """Jobs whose outcome is not written yet: they are still ours."""
-        return [outcome.job for _, outcome in (*self._writing, *self._waiting)]
+        return [entry.outcome.job for entry in (*self._writing, *self._waiting)]
 
     def drop(self, worker: UUID) -> int:
         """Forget the outcomes of an incarnation that lost its lease; returns how many."""
-        kept = [entry for entry in self._waiting if entry[0] != worker]
+        kept = [entry for entry in self._waiting if entry.worker != worker]
         dropped = len(self._waiting) - len(kept)
         self._waiting = kept
         return dropped
@@ -75,15 +86,19 @@ class Outbox:
 
     async def _write_waiting(self) -> None:
         """Write one batch: outcomes of one incarnation and one kind, in one statement."""
-        worker, first = self._waiting[0]
-        batch = [entry for entry in self._waiting if entry[0] == worker and type(entry[1]) is type(first)][
-            :LARGEST_BATCH
-        ]
-        chosen = {id(entry[1]) for entry in batch}
-        self._waiting = [entry for entry in self._waiting if id(entry[1]) not in chosen]
+        worker, first, _ = self._waiting[0]
+        batch: list[_Entry] = []
+        left: list[_Entry] = []
+        chars = 0
+        for entry in self._waiting:
+            fits = entry.worker == worker and type(entry.outcome) is type(first)
+            chars += entry.chars if fits else 0
+            full = len(batch) >= LARGEST_BATCH or (chars > LARGEST_BATCH_CHARS and batch)
+            (batch if fits and not full else left).append(entry)
+        self._waiting = left
         self._writing = batch
         try:
-            await self._write(worker, [outcome for _, outcome in batch])
+            await self._write(worker, [entry.outcome for entry in batch])
         finally:
             # Whatever was not written (cancelled in between) is still to be written.
             self._waiting = self._writing + self._waiting
@@ -130,36 +145,54 @@ class Outbox:
             self._done(Settled(outcome, None))
 
     def _done(self, settled: Settled) -> None:
-        self._writing = [entry for entry in self._writing if entry[1].job.id != settled.outcome.job.id]
+        self._writing = [entry for entry in self._writing if entry.outcome.job.id != settled.outcome.job.id]
         self._on_settled(settled)
 
 
 def storable(outcome: Outcome) -> Outcome:
-    """The outcome as Postgres can take it: no NUL characters, JSON that is JSON, no endless message."""
+    """The outcome as Postgres can take it: no NUL characters, JSON that is JSON, nothing endless."""
+    return _storable(outcome)[0]
+
+
+def _storable(outcome: Outcome) -> tuple[Outcome, int]:
+    """The outcome as Postgres can take it, and the length of its result as JSON."""
     match outcome:
         case Completed():
             try:
-                result = _clean(outcome.result)
+                result, chars = _clean(outcome.result)
             except (ValueError, TypeError, RecursionError) as error:
                 message = f"The result is not JSON: {type(error).__name__}: {error}"
-                return Failed(outcome.job, ErrorClass.BUG, _clean_text(message))
+                return Failed(outcome.job, ErrorClass.BUG, _clean_text(message)), 0
+            if chars > LARGEST_RESULT_CHARS:
+                # Not retried: the work is done, and paid; another attempt would end the same way.
+                message = (
+                    f"The result is too large: {chars:,} characters of JSON, and {LARGEST_RESULT_CHARS:,} "
+                    "is the most. Store the data as an asset, and its URL in the result."
+                )
+                return Failed(outcome.job, ErrorClass.INVALID_REQUEST, message), 0
             url = outcome.output_url
-            return replace(outcome, result=result, output_url=None if url is None else _clean_text(url))
+            url = None if url is None else _clean_text(url)
+            return replace(outcome, result=result, output_url=url), chars
         case Failed():
             message = _clean_text(outcome.message)
             if len(message) > LONGEST_MESSAGE:
                 message = message[: LONGEST_MESSAGE - 1] + "…"
             try:
-                detail = _clean(outcome.detail)
+                detail, chars = _clean(outcome.detail)
+                if chars > LARGEST_RESULT_CHARS:
+                    detail = {"note": "the detail of this error was too large"}
             except (ValueError, TypeError, RecursionError):
                 detail = {"note": "the detail of this error was not JSON"}
-            return replace(outcome, message=message, detail=detail)
+            return replace(outcome, message=message, detail=detail), 0
         case HandedBack():
-            return outcome
+            return outcome, 0
 
 
-def _clean(value: dict[str, Any]) -> dict[str, Any]:
-    """The value itself if Postgres can take it, else a cleaned copy. Raises what json raises."""
+def _clean(value: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The value itself if Postgres can take it, else a cleaned copy, and its length as JSON.
+
+    Raises what json raises.
+    """
     encoded = encode_json(value)
     try:
         encoded.encode()
@@ -168,9 +201,9 @@ def _clean(value: dict[str, Any]) -> dict[str, Any]:
     else:
         suspicious = "\\u0000" in encoded
     if not suspicious:
-        return value
+        return value, len(encoded)
     cleaned: dict[str, Any] = _clean_tree(value)
-    return cleaned
+    return cleaned, len(encoded)
 
 
 def _clean_tree(value: Any) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +15,7 @@ import asyncpg
 
 from dreamcuts import __version__
 from dreamcuts.db.sql import query
-from dreamcuts.errors import LeaseLost
+from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (
     Completed,
     Failed,
@@ -26,6 +28,7 @@ from dreamcuts.queue.models import (
 )
 
 LEASE_LOST = "DC001"
+CALL_REFUSED = ("DC002", "DC003", "DC004")
 
 
 class Store:
@@ -38,8 +41,14 @@ class Store:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
 
-    async def register(self, worker: UUID, slots: Mapping[str, int], lease: timedelta) -> None:
-        """Enter a new incarnation of this process."""
+    async def register(
+        self,
+        worker: UUID,
+        slots: Mapping[str, int],
+        lease: timedelta,
+        providers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Enter a new incarnation of this process. `providers` are the types' own: see `only_provider`."""
         await self._run(
             "register_worker",
             worker=worker,
@@ -49,6 +58,7 @@ class Store:
             types=list(slots),
             slots=list(slots.values()),
             lease=lease,
+            providers=[(providers or {}).get(name, "") for name in slots],
         )
 
     async def leave(self, worker: UUID, *, empty: bool) -> None:
@@ -73,6 +83,10 @@ class Store:
             cancelled=frozenset(row["cancelled"]),
             rescue_due=row["rescue_due"],
         )
+
+    async def return_unheld(self, worker: UUID, held: Sequence[Job]) -> list[UUID]:
+        """Hand back what this incarnation holds in the database beyond `held`; returns those jobs."""
+        return list(await self._value("return_unheld", worker=worker, held=[job.id for job in held]))
 
     async def claim(self, worker: UUID, free: Mapping[str, int]) -> list[Job]:
         """Claim up to `free[type]` jobs of each type, the most urgent first."""
@@ -165,8 +179,12 @@ class Store:
         step: int,
         request: Mapping[str, Any],
         estimate_usd: float | None,
+        request_hash: str | None = None,
     ) -> UUID:
-        """Record the intent to call a provider. Raises LeaseLost if the job is no longer ours."""
+        """Record the intent to call a provider.
+
+        Raises LeaseLost if the job is no longer ours, CallRefused if the call may not be made now.
+        """
         call = await self._value(
             "begin_call",
             worker=worker,
@@ -177,8 +195,50 @@ class Store:
             step=step,
             request=dict(request),
             estimate_usd=estimate_usd,
+            request_hash=request_hash,
         )
         return UUID(str(call))
+
+    async def find_reusable(self, job: UUID, request_hash: str) -> asyncpg.Record | None:
+        """The job that made the same before, for the same user; None if there is none."""
+        rows = await self._run("find_reusable", job=job, request_hash=request_hash)
+        return rows[0] if rows else None
+
+    async def reuse_call(
+        self,
+        worker: UUID,
+        job: Job,
+        *,
+        provider: str,
+        endpoint: str,
+        step: int,
+        request: Mapping[str, Any],
+        request_hash: str,
+        made_by: UUID,
+        saved_usd: float | Decimal | None,
+    ) -> None:
+        """Enter a call that was not made into the ledger. Raises LeaseLost if the job is no longer ours."""
+        await self._run(
+            "reuse_call",
+            worker=worker,
+            job=job.id,
+            claim=job.claim,
+            provider=provider,
+            endpoint=endpoint,
+            step=step,
+            request=dict(request),
+            request_hash=request_hash,
+            made_by=made_by,
+            saved_usd=saved_usd,
+        )
+
+    async def take_abandoned_calls(
+        self, worker: UUID, providers: Sequence[str], *, grace: timedelta, keep: timedelta
+    ) -> list[asyncpg.Record]:
+        """Open calls of jobs that have ended, to be closed by us."""
+        return await self._run(
+            "take_abandoned_calls", worker=worker, providers=list(providers), grace=grace, keep=keep
+        )
 
     async def submitted_call(self, call: UUID, request_id: str, ticket: Mapping[str, Any]) -> None:
         """Store the provider's request id."""
@@ -217,4 +277,7 @@ class Store:
         except asyncpg.PostgresError as error:
             if error.sqlstate == LEASE_LOST:
                 raise LeaseLost(str(error)) from None
+            if error.sqlstate in CALL_REFUSED:
+                info = json.loads(getattr(error, "detail", None) or "{}")
+                raise CallRefused(str(error), str(error.sqlstate), info) from None
             raise

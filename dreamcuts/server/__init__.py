@@ -1,8 +1,10 @@
-"""The health server: runs inside the worker and tells how it is doing."""
+"""The health server: runs beside the worker and tells how it is doing."""
 
 from __future__ import annotations
 
-from dreamcuts.server.app import RunningState, make_app
-from dreamcuts.server.serve import health_server
+from dreamcuts.server.app import make_app
+from dreamcuts.server.pulse import Pulse
+from dreamcuts.server.serve import health_server, serving
+from dreamcuts.server.state import RunningState
 
-__all__ = ["RunningState", "health_server", "make_app"]
+__all__ = ["Pulse", "RunningState", "health_server", "make_app", "serving"]

@@ -1,24 +1,34 @@
-"""Running the health server inside a worker's event loop."""
+"""Running an application in a thread of its own, with its own event loop.
+
+Beside a worker that is what makes liveness worth asking for: a worker whose event loop hangs is still told
+about, and a large download of an asset does not slow the worker down.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 
+import anyio
+import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
 
 from dreamcuts.errors import ConfigError
 
+GRACE_S = 1
+START_DEADLINE_S = 30.0
+
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the worker that it runs in has its own."""
+    """uvicorn without its signal handlers: the process that it runs in has its own."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.answers = asyncio.Event()
+        self.answers = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -29,29 +39,48 @@ class _Server(uvicorn.Server):
         yield
 
 
-@contextlib.asynccontextmanager
-async def health_server(app: Starlette, host: str, port: int) -> AsyncIterator[int]:
+@contextlib.contextmanager
+def serving(app: Starlette, host: str, port: int, *, option: str = "HEALTH_CHECK_PORT") -> Iterator[int]:
     """Serve `app` while the block runs; gives the port (chosen by the OS for 0).
 
-    Raises ConfigError if the port cannot be had.
+    Raises ConfigError, naming `option`, if the port cannot be had.
     """
-    listener = _listen(host, port)
+    listener = _listen(host, port, option)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        app, log_config=None, log_level="critical", access_log=False, timeout_graceful_shutdown=GRACE_S
     )
     server = _Server(config)
-    # A task of asyncio, not of a task group: what the block raises must come out as it is.
-    serving = asyncio.create_task(server.serve([listener]))
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve([listener])), name="health-server", daemon=True
+    )
+    thread.start()
     try:
-        await server.answers.wait()
+        if not server.answers.wait(START_DEADLINE_S):
+            raise ConfigError(f"The server on {host}:{port} did not start within {START_DEADLINE_S:.0f} s.")
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
-        await asyncio.shield(serving)
+        thread.join(START_DEADLINE_S)
         listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+@contextlib.asynccontextmanager
+async def health_server(
+    app: Starlette, host: str, port: int, *, option: str = "HEALTH_CHECK_PORT"
+) -> AsyncIterator[int]:
+    """As `serving`, without holding up the event loop while it starts and ends."""
+    stack = contextlib.ExitStack()
+    bound = await anyio.to_thread.run_sync(
+        stack.enter_context, serving(app, host, port, option=option), abandon_on_cancel=False
+    )
+    try:
+        yield bound
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(stack.close)
+
+
+def _listen(host: str, port: int, option: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -62,8 +91,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
+        other = ", or ENABLE_HEALTH_CHECK=false" if option == "HEALTH_CHECK_PORT" else ""
         raise ConfigError(
-            f"The health server cannot listen on {host}:{port} ({error.strerror or error}). "
-            "Set HEALTH_CHECK_PORT to a free port, or ENABLE_HEALTH_CHECK=false."
+            f"The server cannot listen on {host}:{port} ({error.strerror or error}). "
+            f"Set {option} to a free port{other}."
         ) from None
     return listener

@@ -92,6 +92,16 @@ async def download(
         raise JobError(f"{shown} was not fetched within {time_limit:g} s.") from None
 
 
+async def is_served(client: httpx.AsyncClient, url: str, *, settings: Settings) -> bool:
+    """Whether `url` can be fetched; its body is not read. Raises what httpx raises without an answer."""
+    try:
+        response = await _open(client, url, settings)
+    except JobError:
+        return False
+    await response.aclose()
+    return True
+
+
 def display_url(url: str) -> str:
     """`url` without user, query and fragment, fit for logs: a signed URL's token is a secret."""
     try:

@@ -35,8 +35,8 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 def scratch_database(server: str | None = None) -> Iterator[str]:
     """The URL of a new database with the schema; it is dropped when the block ends.
 
-    `server` is the URL of a database on the server to use, in place of the process' own. Raises ConfigError if
-    there is no server to be had, DatabaseError if it cannot be used.
+    `server` is the URL of a database on the server to use, in place of the process' own. Raises ConfigError
+    if there is no server to be had, DatabaseError if it cannot be used.
     """
     with _home(server).database() as dsn:
         yield dsn

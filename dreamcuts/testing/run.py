@@ -10,14 +10,13 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from dreamcuts.admin import OVER, Admin
@@ -26,12 +25,10 @@ from dreamcuts.errors import ConfigError, DatabaseError, DreamCutsError
 from dreamcuts.jobs.base import JobType
 from dreamcuts.jobs.registry import load_job_types, resolve_types, shape_problems
 from dreamcuts.providers.base import Provider
-from dreamcuts.queue.store import Store
+from dreamcuts.providers.registry import provider_problems
+from dreamcuts.testing.bounded import BoundedWorker
 from dreamcuts.testing.database import scratch_database
 from dreamcuts.testing.settings import IsolatedSettings
-from dreamcuts.worker.context import Providers
-from dreamcuts.worker.tools import MakeTools, Tools, tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
 
 TIMEOUT_S = 60.0
 JOB_ID = "job"
@@ -47,8 +44,8 @@ class JobUnfinished(DreamCutsError):
 class JobRun:
     """What became of a job. `status`, `error_class` and the like are those of its row.
 
-    `file` is the job's asset on disk, if it made one. `failures` are the attempts that did not succeed, oldest
-    first, and `calls` its calls to providers, each as `dreamcuts jobs show --json` prints it.
+    `file` is the job's asset on disk, if it made one. `failures` are the attempts that did not succeed,
+    oldest first, and `calls` its calls to providers, each as `dreamcuts jobs show --json` prints it.
     """
 
     id: UUID
@@ -79,6 +76,16 @@ class _Plan:
     dsn: str
     folder: Path
 
+    def worker(self, *, claims: int, stop_when_submitted: bool = False) -> BoundedWorker:
+        return BoundedWorker(
+            self.job_type,
+            self.settings,
+            self.providers,
+            claims=claims,
+            timeout_s=self.timeout_s,
+            stop_when_submitted=stop_when_submitted,
+        )
+
 
 async def run_job_async(
     job: AnyJob,
@@ -97,7 +104,7 @@ async def run_job_async(
 
     `job` is a job type (an instance, or its class), or the name of an installed one. `settings` go by their
     environment names; `providers` are provider classes that are not installed. `manifest` is the
-    `manifest_json` that the job belongs to. The worker makes at most `max_attempts` attempts, without a pause.
+    `manifest_json` that the job belongs to. The worker makes at most `max_attempts` attempts, without pauses.
     `interrupt` stops the worker as soon as the job's first request is submitted to a queued provider, and
     lets another worker take over: what comes out must have been paid once.
 
@@ -108,7 +115,7 @@ async def run_job_async(
     JobUnfinished if there is no end after `timeout_s` seconds.
     """
     job_type = _job_type(job)
-    classes = {cls.name: cls for cls in providers}
+    classes = _by_name(providers)
     if folder is None:
         folder = _temporary_folder()
     keeper = scratch_database() if database is None else _given(database)
@@ -139,125 +146,20 @@ def run_job(job: AnyJob, payload: Mapping[str, Any] | None = None, **options: An
 async def _carry_out(plan: _Plan) -> JobRun:
     job = await anyio.to_thread.run_sync(_enqueue, plan)
     if plan.interrupt:
-        watch = _Interruption()
-        worker = _BoundedWorker(plan, claims=1, watch=watch)
-        watch.worker = worker
-        await _run_worker(worker, plan)
-        if not watch.happened:
+        first = plan.worker(claims=1, stop_when_submitted=True)
+        await first.run_to_end()
+        if not first.interrupted:
             found = await anyio.to_thread.run_sync(_read, plan, job)
             raise JobUnfinished(
                 "The job was to be interrupted after its first request, but submitted none to a queued "
                 f"provider: {_told(found)}."
             )
-    timed_out = await _run_worker(_BoundedWorker(plan, claims=plan.max_attempts), plan)
+    worker = plan.worker(claims=plan.max_attempts)
+    await worker.run_to_end()
     found = await anyio.to_thread.run_sync(_read, plan, job)
-    if timed_out and found.status not in OVER:
+    if worker.timed_out and found.status not in OVER:
         raise JobUnfinished(f"The job had not ended after {plan.timeout_s:g} s: {_told(found)}.")
     return found
-
-
-async def _run_worker(worker: _BoundedWorker, plan: _Plan) -> bool:
-    """Run a worker until it is done; returns whether it had to be stopped because the time was up."""
-    with anyio.move_on_after(plan.timeout_s + 30):  # a job that does not heed its cancellation
-        async with anyio.create_task_group() as group:
-            group.start_soon(_stop_in_time, worker, plan.timeout_s)
-            await worker.run()
-            group.cancel_scope.cancel()
-    return worker.timed_out
-
-
-async def _stop_in_time(worker: _BoundedWorker, timeout_s: float) -> None:
-    await anyio.sleep(timeout_s)
-    worker.timed_out = True
-    worker.stop_at_once()
-
-
-class _BoundedWorker(Worker):
-    """A worker for one job, that claims it at most a given number of times."""
-
-    def __init__(self, plan: _Plan, *, claims: int, watch: _Interruption | None = None) -> None:
-        name = plan.job_type.name
-        options = WorkerOptions(
-            slots={name: 1},
-            poll_interval=plan.settings.poll_interval_s,
-            shutdown_timeout=plan.timeout_s,
-            until_idle=True,
-            listen=False,
-            connections=2,
-        )
-        super().__init__(plan.dsn, {name: plan.job_type}, options, _make_tools(plan, watch))
-        self._claims_left = claims
-        self.timed_out = False
-
-    def stop_at_once(self) -> None:
-        """Hand the job back without waiting for it."""
-        self.drain()
-        self.drain()
-
-    async def _claim(self, jobs: anyio.abc.TaskGroup) -> int:
-        if self._claims_left <= 0:
-            self.drain()
-            return 0
-        claimed = await super()._claim(jobs)
-        self._claims_left -= claimed
-        return claimed
-
-
-@dataclass(slots=True)
-class _Interruption:
-    """Stops a worker at the moment after a request's id was stored."""
-
-    worker: _BoundedWorker | None = None
-    happened: bool = False
-
-    def strike(self) -> None:
-        self.happened = True
-        if self.worker is not None:
-            self.worker.stop_at_once()
-
-
-class _WatchedStore(Store):
-    """The worker's store, which tells when a request's id was stored."""
-
-    def __init__(self, store: Store, watch: _Interruption) -> None:
-        super().__init__(store._pool)
-        self._watch = watch
-
-    async def submitted_call(self, call: UUID, request_id: str, ticket: Mapping[str, Any]) -> None:
-        await super().submitted_call(call, request_id, ticket)
-        self._watch.strike()
-
-
-class _GivenProviders(Providers):
-    """The installed providers, and before them those that the test gave."""
-
-    def __init__(self, settings: Settings, given: Mapping[str, type[Provider]]) -> None:
-        super().__init__(settings)
-        self._given = given
-
-    def get(self, name: str) -> Provider:
-        """The provider of that name."""
-        if name in self._given and name not in self._made:
-            cls = self._given[name]
-            self._settings.require((needed, f"the provider {name}") for needed in cls.settings_needed)
-            self._made[name] = cls.from_settings(self._settings)
-        return super().get(name)
-
-
-def _make_tools(plan: _Plan, watch: _Interruption | None) -> MakeTools:
-    open_tools = tools_from(plan.settings)
-
-    @contextlib.asynccontextmanager
-    async def opened(store: Store) -> AsyncIterator[Tools]:
-        async with open_tools(store) as tools:
-            providers = _GivenProviders(plan.settings, plan.providers)
-            watched = store if watch is None else _WatchedStore(store, watch)
-            try:
-                yield replace(tools, providers=providers, store=watched)
-            finally:
-                await providers.aclose()
-
-    return opened
 
 
 def _job_type(job: AnyJob) -> JobType:
@@ -268,6 +170,15 @@ def _job_type(job: AnyJob) -> JobType:
     if problems := shape_problems(made):
         raise ConfigError(f"{type(made).__name__} is no job type: {'; '.join(problems)}.")
     return made
+
+
+def _by_name(providers: Iterable[type[Provider]]) -> dict[str, type[Provider]]:
+    classes: dict[str, type[Provider]] = {}
+    for cls in providers:
+        if problems := provider_problems(cls):
+            raise ConfigError(f"{getattr(cls, '__name__', cls)} is no provider: {'; '.join(problems)}.")
+        classes[cls.name] = cls
+    return classes
 
 
 def _settings(dsn: str, folder: Path, given: Mapping[str, Any]) -> Settings:
@@ -285,7 +196,7 @@ def _settings(dsn: str, folder: Path, given: Mapping[str, Any]) -> Settings:
 
 @contextmanager
 def _given(dsn: str) -> Iterator[str]:
-    """A database that the caller brought. Raises DatabaseError if it holds open jobs: they would be run too."""
+    """A database that the caller brought. Raises DatabaseError if it holds open jobs."""
     with Admin.connect(dsn) as admin:
         if found := admin.list_jobs(states=("pending", "processing"), limit=1):
             raise DatabaseError(
@@ -307,15 +218,13 @@ async def _in_thread(keeper: AbstractContextManager[str]) -> AsyncIterator[str]:
 
 
 def _enqueue(plan: _Plan) -> UUID:
+    name = plan.job_type.name
     with Admin.connect(plan.dsn) as admin:
-        manifest_id = None if plan.manifest is None else admin.client.submit_manifest(plan.manifest, [])
-        return admin.client.enqueue(
-            plan.job_type.name,
-            plan.payload,
-            manifest_id=manifest_id,
-            job_id=JOB_ID,
-            max_attempts=plan.max_attempts,
-        )
+        if plan.manifest is None:
+            return admin.client.enqueue(name, plan.payload, job_id=JOB_ID, max_attempts=plan.max_attempts)
+        job = {"job_id": JOB_ID, "type": name, "payload": plan.payload, "max_attempts": plan.max_attempts}
+        manifest = admin.client.submit_manifest(plan.manifest, [job])
+        return admin.find_job(f"{manifest}/{JOB_ID}")
 
 
 def _read(plan: _Plan, job: UUID) -> JobRun:

@@ -16,13 +16,16 @@ from uuid import UUID
 import anyio
 from pydantic import ValidationError
 
+from dreamcuts.db.pool import Unreadable
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, LeaseLost, StorageError
 from dreamcuts.jobs.base import Job, JobType, Payload, Result
 from dreamcuts.jobs.paid import cancel_open_calls
+from dreamcuts.jobs.reuse import Reused
 from dreamcuts.jobs.templates import needs_templates, resolve_templates
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Outcome
 from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.context import Context, Workspace
+from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.tools import Tools
 
 log = logging.getLogger(__name__)
@@ -36,11 +39,14 @@ LONGEST_TRACEBACK = 8000
 class Attempt:
     """A claimed job on its way. `run()` returns its outcome, or None if the job is no longer ours."""
 
-    def __init__(self, job: Job, worker: UUID, job_type: JobType, tools: Tools) -> None:
+    def __init__(
+        self, job: Job, worker: UUID, job_type: JobType, tools: Tools, observer: WorkerObserver = NOBODY
+    ) -> None:
         self.job = job
         self.worker = worker
         self._type = job_type
         self._tools = tools
+        self._observer = observer
         self._scope = anyio.CancelScope()
         self._stop_reason: StopReason | None = None
         self._log = logging.LoggerAdapter(
@@ -99,11 +105,16 @@ class Attempt:
 
     async def _carry_out(self, context: Context) -> Result:
         payload = self.job.payload
+        if isinstance(payload, Unreadable):
+            raise InvalidRequest(f"The payload cannot be read: {payload.reason}")
         if needs_templates(payload):
             payload = resolve_templates(
                 payload, manifest=await context.manifest(), siblings=await context.sibling_jobs()
             )
-        result = await self._type.run(context, validated(self._type.payload_model, payload))
+        try:
+            result = await self._type.run(context, validated(self._type.payload_model, payload))
+        except Reused as found:
+            result = found.result
         if not isinstance(result, Result):
             raise TypeError(f"{type(self._type).__name__}.run returned {type(result).__name__}, not Result")
         return result
@@ -115,7 +126,9 @@ class Attempt:
             settings=tools.settings,
             storage=tools.storage,
             http=tools.http,
-            calls=StoredCalls(tools.store, self.worker, self.job),
+            calls=StoredCalls(
+                tools.store, self.worker, self.job, tools.settings.price_missing, self._observer
+            ),
             log=self._log,
             workspace=Workspace(),
             store=tools.store,

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from dreamcuts.jobs.base import Job, OpenCall
+import anyio
+
+from dreamcuts.errors import CallRefused, ErrorClass, JobError, ProviderError
+from dreamcuts.jobs.base import Job, MadeBefore, OpenCall
+from dreamcuts.jobs.reuse import identity_of, request_hash
+from dreamcuts.providers import prices
 from dreamcuts.providers.base import Ticket
 from dreamcuts.queue.store import Store
+from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.patience import patiently
+
+LONGEST_WAIT_S = 60.0
+"""How long a call waits for a limit inside the attempt; then the job goes back to the queue unharmed."""
+LONGEST_ASK_DELAY_S = 4.0
+CLOSE_GRACE_S = 10.0
+LIMIT, SPEND_LIMIT, PAUSED = "DC002", "DC003", "DC004"
 
 
 class StoredCalls:
     """CallLog over Postgres. Beginning a call is fenced; what is known about one is always written down.
 
     A statement that fails for want of the database is tried again: between a provider's answer and its row
-    lies paid work.
+    lies paid work. `price_missing` is the setting of that name.
     """
 
-    def __init__(self, store: Store, worker: UUID, job: Job) -> None:
+    def __init__(
+        self,
+        store: Store,
+        worker: UUID,
+        job: Job,
+        price_missing: str = "allow",
+        observer: WorkerObserver = NOBODY,
+    ) -> None:
         self._store = store
         self._worker = worker
         self._job = job
+        self._price_missing = price_missing
+        self._observer = observer
 
     async def open_calls(self) -> list[OpenCall]:
         """Calls of earlier attempts that still have no outcome, oldest first."""
@@ -47,17 +71,65 @@ class StoredCalls:
         request: Mapping[str, Any],
         step: int = 0,
         estimate_usd: float | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> UUID:
-        """Record the intent, before the request goes out. Raises LeaseLost if the job is no longer ours."""
-        return await patiently(
-            lambda: self._store.begin_call(
+        """Record the intent, before the request goes out; waits for a limit. Raises LeaseLost and JobError."""
+        estimate = _amount(estimate_usd)
+        if estimate is None and self._price_missing == "refuse":
+            self._check_price(provider, endpoint)
+        hashed = request_hash(provider, endpoint, identity_of(request, identity, self._job.payload))
+        deadline = anyio.current_time() + LONGEST_WAIT_S
+        asked = 0
+        while True:
+            try:
+                call = await self._ask(provider, endpoint, request, step, estimate, hashed)
+                self._observer.call_began(self._job, call, provider, endpoint)
+                return call
+            except CallRefused as refused:
+                if refused.kind != LIMIT:
+                    raise _job_error(refused, provider) from None
+                asked += 1
+                delay = _ask_delay(refused, asked)
+                if anyio.current_time() + delay > deadline:
+                    raise _job_error(refused, provider) from None
+            await anyio.sleep(delay)
+
+    async def made_before(
+        self, provider: str, endpoint: str, identity: Mapping[str, Any]
+    ) -> MadeBefore | None:
+        """A finished job of the same user (or manifest) that made the same request; None if there is none."""
+        hashed = request_hash(provider, endpoint, identity)
+        row = await patiently(lambda: self._store.find_reusable(self._job.id, hashed))
+        if row is None:
+            return None
+        cost = None if row["usd"] is None else float(row["usd"])
+        return MadeBefore(
+            row["job"], row["manifest_id"], row["job_id"], row["result"] or {}, row["output_url"], cost
+        )
+
+    async def reused(
+        self,
+        provider: str,
+        endpoint: str,
+        made: MadeBefore,
+        *,
+        request: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        step: int = 0,
+        saved_usd: float | None = None,
+    ) -> None:
+        """Enter a call that was not made because `made` is there. Raises LeaseLost."""
+        await patiently(
+            lambda: self._store.reuse_call(
                 self._worker,
                 self._job,
                 provider=provider,
                 endpoint=endpoint,
                 step=step,
                 request=request,
-                estimate_usd=estimate_usd,
+                request_hash=request_hash(provider, endpoint, identity),
+                made_by=made.job,
+                saved_usd=_amount(saved_usd),
             )
         )
 
@@ -75,6 +147,95 @@ class StoredCalls:
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         """Close the call."""
+        cost = _amount(cost_usd)
         await patiently(
-            lambda: self._store.finish_call(call, status, cost_usd=cost_usd, error=error, detail=detail)
+            lambda: self._store.finish_call(call, status, cost_usd=cost, error=error, detail=detail)
         )
+        self._observer.call_ended(self._job, call, status, cost)
+
+    def _check_price(self, provider: str, endpoint: str) -> None:
+        if prices.price_of(provider, endpoint) is None:
+            raise JobError(
+                f"The price of {provider} {endpoint} is not known, and PRICE_MISSING is refuse. "
+                "Add it to the price table, or set PRICE_MISSING=allow.",
+                error_class=ErrorClass.SPEND_LIMIT,
+                try_next=True,
+            )
+
+    async def _ask(
+        self,
+        provider: str,
+        endpoint: str,
+        request: Mapping[str, Any],
+        step: int,
+        estimate: float | None,
+        hashed: str,
+    ) -> UUID:
+        """Ask once. A job that is stopped meanwhile leaves no call behind: its request never went out."""
+
+        async def ask() -> UUID:
+            return await patiently(
+                lambda: self._store.begin_call(
+                    self._worker,
+                    self._job,
+                    provider=provider,
+                    endpoint=endpoint,
+                    step=step,
+                    request=request,
+                    estimate_usd=estimate,
+                    request_hash=hashed,
+                )
+            )
+
+        asking = asyncio.ensure_future(ask())
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({asking}, timeout=CLOSE_GRACE_S)
+                if not asking.done():
+                    asking.cancel()
+                elif not asking.cancelled() and asking.exception() is None:
+                    with anyio.move_on_after(CLOSE_GRACE_S):
+                        await self.finish(
+                            asking.result(), "cancelled", error="stopped before the request was sent"
+                        )
+            raise
+
+
+def _job_error(refused: CallRefused, provider: str) -> JobError:
+    """What a refusal means for the job."""
+    info = {"provider": provider, **refused.info}
+    message = str(refused)[:1].upper() + str(refused)[1:] + "."
+    if refused.kind == SPEND_LIMIT:
+        return JobError(message, error_class=ErrorClass.SPEND_LIMIT, try_next=True, detail=info)
+    wait = float(info.get("wait_s") or 1)
+    if refused.kind == LIMIT:
+        return JobError(
+            message,
+            error_class=ErrorClass.RATE_LIMITED,
+            retry_after=wait * random.uniform(1, 1.5) + random.uniform(0, 5),
+            detail=info,
+        )
+    return ProviderError(
+        message,
+        provider=provider,
+        error_class=ErrorClass.PAUSED,
+        # Spread out, so that not all of them come back in one moment.
+        retry_after=wait + random.uniform(0, min(30.0, 2 + wait / 5)),
+        try_next=True,
+        detail=info,
+    )
+
+
+def _ask_delay(refused: CallRefused, asked: int) -> float:
+    """Seconds until it is worth asking again: until a call leaves the minute, or a little longer each time."""
+    wait = float(refused.info.get("wait_s") or 1)
+    if refused.info.get("reason") == "per_minute":
+        return wait + random.uniform(0.05, 0.5)
+    return random.uniform(0.5, 1.0) * min(LONGEST_ASK_DELAY_S, 0.4 * 1.5**asked)
+
+
+def _amount(usd: float | None) -> float | None:
+    """An amount that the ledger can take; None for none, and for what is no amount."""
+    return None if usd is None or not math.isfinite(usd) or usd < 0 else usd

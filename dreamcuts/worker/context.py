@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Context:
     workspace: Workspace
     store: Store
     providers: Providers
+    read: dict[str, Any] = field(default_factory=dict)
 
     @property
     def workdir(self) -> Path:
@@ -84,9 +85,14 @@ class Context:
         return self.providers.get(name)
 
     async def manifest(self) -> dict[str, Any]:
-        """The manifest's `manifest_json`; empty for a job without a manifest."""
+        """The manifest's `manifest_json`, read once; empty for a job without a manifest."""
         manifest = self.job.manifest_id
-        return {} if manifest is None else await patiently(lambda: self.store.manifest(manifest))
+        if manifest is None:
+            return {}
+        if "manifest" not in self.read:
+            self.read["manifest"] = await patiently(lambda: self.store.manifest(manifest))
+        found: dict[str, Any] = self.read["manifest"]
+        return found
 
     async def sibling_jobs(self) -> list[SiblingJob]:
         """All jobs of the manifest, this one included; empty for a job without a manifest."""

@@ -40,8 +40,10 @@ from dreamcuts.queue.outage import Outage, retry_delay
 from dreamcuts.queue.outbox import Outbox
 from dreamcuts.queue.store import Store
 from dreamcuts.worker.attempt import Attempt
+from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.status import WorkerStatus
 from dreamcuts.worker.tools import MakeTools
+from dreamcuts.worker.watchdog import LoopWatchdog
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +74,18 @@ class Worker:
     """One worker process. `run()` returns when it was told to drain, or is idle and should end then."""
 
     def __init__(
-        self, dsn: str, job_types: Mapping[str, JobType], options: WorkerOptions, make_tools: MakeTools
+        self,
+        dsn: str,
+        job_types: Mapping[str, JobType],
+        options: WorkerOptions,
+        make_tools: MakeTools,
+        observer: WorkerObserver = NOBODY,
     ) -> None:
         self._dsn = dsn
         self._types = {name: job_types[name] for name in options.slots}
         self._options = options
         self._make_tools = make_tools
+        self._observer = observer
         self._lease = timedelta(seconds=options.lease)
         self._id = uuid4()
         self._outage = Outage()
@@ -91,6 +99,8 @@ class Worker:
         self._last_beat = time.monotonic()
         self._last_turn = time.monotonic()
         self._suspended = False
+        self._claim_unsure = False
+        self._is_registered = False
         self._registered = anyio.Event()
         self._drain_begun = anyio.Event()
 
@@ -118,6 +128,14 @@ class Worker:
         """Return when the worker claims no more jobs."""
         await self._drain_begun.wait()
 
+    def database_silence(self) -> float:
+        """Seconds since the database last answered a heartbeat."""
+        return time.monotonic() - self._last_beat
+
+    def lease_seconds(self) -> float:
+        """Seconds without a heartbeat after which others take this worker's jobs."""
+        return self._options.lease
+
     def worker_statuses(self) -> list[WorkerStatus]:
         """How each job type stands."""
         return [
@@ -144,6 +162,7 @@ class Worker:
         options = self._options
         pool = await open_pool(self._dsn, size=options.connections, pooled=options.pooled)
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(LoopWatchdog())
             stack.push_async_callback(_close_pool, pool)
             self._store = Store(pool)
             self._outbox = Outbox(self._store, self._outage, self._settled)
@@ -154,6 +173,7 @@ class Worker:
                     await loops.start(self._obey_signals)
                 self._registered.set()
                 loops.start_soon(self._beat)
+                loops.start_soon(self._watch_lease)
                 loops.start_soon(self._outbox.run)
                 if options.listen and not options.pooled:
                     listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
@@ -168,7 +188,10 @@ class Worker:
                 await self._store.leave(self._id, empty=empty)
 
     async def _register(self) -> None:
-        await self._store.register(self._id, self._options.slots, self._lease)
+        providers = {name: only_provider(job_type) for name, job_type in self._types.items()}
+        await self._store.register(self._id, self._options.slots, self._lease, providers)
+        self._is_registered = True
+        self._suspended = False
         self._last_beat = time.monotonic()
         served = ", ".join(f"{self._types[name].short_name}:{n}" for name, n in self._options.slots.items())
         log.info("Worker %s serves %s", self._id, served)
@@ -197,6 +220,7 @@ class Worker:
         tries = 0
         while not self._draining:
             self._changed = anyio.Event()
+            worker = self._id
             try:
                 claimed = await self._claim(jobs)
                 if not claimed and self._options.until_idle and await self._is_idle():
@@ -204,10 +228,11 @@ class Worker:
                     self._begin_drain()
                     return
             except LeaseLost:
-                await self._start_anew()
+                self._lease_lost(worker)
                 continue
             except RETRY_ERRORS as error:
                 tries += 1
+                self._claim_unsure = True
                 self._outage.failed(error)
                 with anyio.move_on_after(retry_delay(tries)):
                     await self._hurry.wait()
@@ -223,25 +248,39 @@ class Worker:
             for name, slots in self._options.slots.items()
             if slots > self._active[name]
         }
-        if not free or not self._options.claim or self._suspended:
+        if not free or not self._options.claim or self._suspended or not self._is_registered:
             return 0
         worker = self._id
+        if self._claim_unsure:
+            # The last claim may have been committed although its answer never came: those jobs would be
+            # ours for as long as we live, and nobody would run them.
+            if returned := await self._store.return_unheld(worker, self._held()):
+                log.warning("Handed back %d jobs whose claim was not answered", len(returned))
+            self._claim_unsure = False
+        asked = time.monotonic()
         claimed = await self._store.claim(worker, free)
+        self._observer.claimed(len(claimed), time.monotonic() - asked)
         self._outage.ended()
+        if worker != self._id:
+            return 0  # lost meanwhile: they are being rescued
         for job in claimed:
             if earlier := self._attempts.get(job.id):
                 earlier.stop("taken")  # released by an operator, and ours again before we heard of it
             self._active[job.type] += 1
-            attempt = Attempt(job, worker, self._types[job.type], self._tools)
+            attempt = Attempt(job, worker, self._types[job.type], self._tools, self._observer)
             self._attempts[job.id] = attempt
             jobs.start_soon(self._run, attempt)
         return len(claimed)
 
     async def _run(self, attempt: Attempt) -> None:
         job = attempt.job
+        outcome = None
+        began = time.monotonic()
+        self._observer.attempt_began(job)
         try:
             outcome = await attempt.run()
         finally:
+            self._observer.attempt_ended(job, outcome, time.monotonic() - began)
             if self._attempts.get(job.id) is attempt:
                 del self._attempts[job.id]
             self._active[job.type] -= 1
@@ -258,6 +297,7 @@ class Worker:
         job, outcome = settled.outcome.job, settled.outcome
         tag = {"tag": self._types[job.type].short_name, "job_id": job.job_id}
         self._counts[settled.status or "refused"] += 1
+        self._observer.settled(settled)
         if settled.status is None:
             log.warning("Job %s was no longer ours; its outcome is dropped", job.job_id, extra=tag)
         elif isinstance(outcome, Completed):
@@ -291,12 +331,19 @@ class Worker:
             self._beat_now = anyio.Event()
             self._last_turn = time.monotonic()
             try:
+                if not self._is_registered:
+                    await self._register()
+                    self._wake()
+                worker = self._id
                 beat = await self._store.heartbeat(
-                    self._id, self._lease, draining=self._draining, held=self._held()
+                    worker, self._lease, draining=self._draining, held=self._held()
                 )
                 self._outage.ended()
                 tries = 0
-                await self._heed(beat)
+                if beat.alive:
+                    await self._heed(beat)
+                else:
+                    self._lease_lost(worker)
                 if time.monotonic() - reconciled > RECONCILE_EVERY_S * random.uniform(0.8, 1.2):
                     reconciled = time.monotonic()
                     if mended := await self._store.reconcile():
@@ -304,12 +351,8 @@ class Worker:
             except RETRY_ERRORS as error:
                 tries += 1
                 self._outage.failed(error)
-                self._suspend_if_lease_ran_out()
 
     async def _heed(self, beat: Heartbeat) -> None:
-        if not beat.alive:
-            await self._start_anew()
-            return
         self._last_beat = time.monotonic()
         if self._suspended:
             self._suspended = False
@@ -322,30 +365,38 @@ class Worker:
             for rescued in await self._store.rescue():
                 log.warning("Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status)
 
-    def _suspend_if_lease_ran_out(self) -> None:
-        """Without a heartbeat for a lease, others may be running our jobs: stop calling providers."""
-        if self._suspended or time.monotonic() - self._last_beat < self._options.lease:
-            return
+    async def _watch_lease(self) -> None:
+        """Stop calling providers as soon as the lease is over, whatever a heartbeat under way waits for."""
+        while True:
+            left = self._last_beat + self._options.lease - time.monotonic()
+            if left <= 0 and not self._suspended:
+                self._suspend()
+            await anyio.sleep(left if left > 0 else self._options.heartbeat)
+
+    def _suspend(self) -> None:
+        """Without a heartbeat for a lease, others may be running our jobs."""
         self._suspended = True
         log.warning("No heartbeat for %.0f s: stopping %d jobs", self._options.lease, len(self._attempts))
         for attempt in list(self._attempts.values()):
             attempt.stop("handed_back")  # written if the lease turns out to hold, dropped if not
 
-    async def _start_anew(self) -> None:
-        """This incarnation was declared lost: its jobs belong to others."""
-        lost, self._id = self._id, uuid4()
-        dropped = self._outbox.drop(lost)
+    def _lease_lost(self, worker: UUID) -> None:
+        """The incarnation `worker` was declared lost: its jobs belong to others. Come back as a new one."""
+        if worker != self._id or not self._is_registered:
+            return  # the other loop heard of it first
+        self._id = uuid4()
+        self._is_registered = False  # the heartbeat loop registers, and tries again while it cannot
+        self._claim_unsure = False
+        dropped = self._outbox.drop(worker)
         for attempt in list(self._attempts.values()):
             attempt.stop("taken")
         log.warning(
             "Worker %s lost its lease: %d jobs stopped, %d outcomes dropped",
-            lost,
+            worker,
             len(self._attempts),
             dropped,
         )
-        self._suspended = False
-        await self._register()
-        self._wake()
+        self._beat_now.set()
 
     def _held(self) -> list[Job]:
         running = [attempt.job for attempt in self._attempts.values() if attempt.worker == self._id]
@@ -399,6 +450,15 @@ class Worker:
     def _heard_worker(self, worker: str) -> None:
         if worker == str(self._id):
             self._beat_now.set()
+
+
+def only_provider(job_type: JobType) -> str:
+    """The provider that all steps of a type's chain call; '' if there is none, or more than one.
+
+    While it is paused or at its limit, jobs of the type are not claimed: they could only wait.
+    """
+    names = set(job_type.providers)
+    return names.pop() if len(names) == 1 else ""
 
 
 async def _close_pool(pool: asyncpg.Pool[asyncpg.Record]) -> None:

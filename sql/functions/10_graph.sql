@@ -85,6 +85,7 @@ declare
     v_causes uuid[] := p_jobs;
     v_jobs uuid[];
     v_depends_on text[];
+    v_types text[];
 begin
     loop
         select array_agg(wait.job), array_agg(wait.depends_on)
@@ -128,15 +129,19 @@ begin
                 updated_at = now()
             from hit
             where job.id = hit.id and job.status = 'pending'
-            returning job.id, job.manifest_id
+            returning job.id, job.manifest_id, job.type
         ), fewer as (
             update dreamcut_production_manifest manifest
             set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0)
             from (select cancelled.manifest_id, count(*) as jobs from cancelled group by 1) gone
             where manifest.id = gone.manifest_id
         )
-        select array_agg(cancelled.id) into v_causes from cancelled;
+        select array_agg(cancelled.id), array_agg(cancelled.type) into v_causes, v_types from cancelled;
         exit when v_causes is null;
+        perform dreamcut_note_outcomes(
+            v_types, null, array_fill('cancelled'::text, array[cardinality(v_types)]),
+            array_fill('dependency_failed'::text, array[cardinality(v_types)]), null
+        );
     end loop;
 end $$;
 

@@ -58,6 +58,7 @@ begin
         with more as (
             update dreamcut_production_manifest manifest
             set open_jobs = manifest.open_jobs + new_jobs.jobs,
+                total_jobs = manifest.total_jobs + new_jobs.total,
                 -- A manifest that was over is open again.
                 status = case when reopened.so then 'rendering' else manifest.status end,
                 completed_at = case when not reopened.so then manifest.completed_at end,
@@ -65,7 +66,8 @@ begin
                 error_message = case when not reopened.so then manifest.error_message end
             from (
                 select inserted.manifest_id,
-                    count(*) filter (where inserted.status in ('pending', 'processing')) as jobs
+                    count(*) filter (where inserted.status in ('pending', 'processing')) as jobs,
+                    count(*) as total
                 from inserted
                 group by inserted.manifest_id
             ) new_jobs
@@ -115,11 +117,13 @@ create or replace function dreamcut_leave_jobs() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
     update dreamcut_production_manifest manifest
-    set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0)
+    set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0),
+        total_jobs = greatest(manifest.total_jobs - gone.total, 0)
     from (
-        select deleted.manifest_id, count(*) as jobs
+        select deleted.manifest_id, count(*) as total,
+            count(*) filter (where deleted.status in ('pending', 'processing')) as jobs
         from deleted
-        where deleted.status in ('pending', 'processing') and deleted.manifest_id is not null
+        where deleted.manifest_id is not null
         group by deleted.manifest_id
     ) gone
     where manifest.id = gone.manifest_id;

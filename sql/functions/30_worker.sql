@@ -5,15 +5,18 @@
 -- both still stand there and the job is still processing. SQLSTATE DC001 means: this incarnation has lost
 -- its lease.
 
--- Enter an incarnation. p_types and p_slots stand side by side; p_lease is the time without a heartbeat after
--- which its jobs are given to others.
+drop function if exists dreamcut_register_worker(uuid, text, int, text, text[], int[], interval);
+
+-- Enter an incarnation. p_types, p_slots and p_providers stand side by side (the provider that a type calls
+-- first, '' for none); p_lease is the time without a heartbeat after which its jobs are given to others.
 create or replace function dreamcut_register_worker(
-    p_worker uuid, p_host text, p_pid int, p_version text, p_types text[], p_slots int[], p_lease interval
+    p_worker uuid, p_host text, p_pid int, p_version text, p_types text[], p_slots int[], p_lease interval,
+    p_providers text[] default '{}'
 ) returns void
 language plpgsql set search_path = public, pg_temp as $$
 begin
-    insert into dreamcut_workers (id, host, pid, version, types, slots, lease_expires_at)
-    values (p_worker, p_host, p_pid, p_version, p_types, p_slots, now() + p_lease);
+    insert into dreamcut_workers (id, host, pid, version, types, slots, providers, lease_expires_at)
+    values (p_worker, p_host, p_pid, p_version, p_types, p_slots, p_providers, now() + p_lease);
     -- Incarnations that ended are history; a day of it is enough.
     delete from dreamcut_workers worker
     where worker.state in ('stopped', 'lost') and worker.heartbeat_at < now() - interval '1 day';
@@ -36,6 +39,7 @@ begin
     set heartbeat_at = now(),
         lease_expires_at = now() + p_lease,
         active_jobs = cardinality(p_jobs),
+        held = p_jobs,
         state = case when p_draining then 'draining' else 'live' end
     where worker.id = p_worker and worker.state in ('live', 'draining');
     alive := found;
@@ -53,8 +57,29 @@ begin
     );
 end $$;
 
--- Leave. With p_empty the worker has handed back or finished everything; without, it gives up its lease, so
--- that the jobs that it could not end are rescued at once.
+-- Hand back, unharmed, what this incarnation holds without knowing it: jobs of a claim that was committed, but
+-- whose answer was lost with the connection. p_held are the jobs that it does know. Returns the jobs.
+-- Called after a claim failed, and when a worker leaves. The scan has no index on purpose: see dreamcut_rescue.
+-- Locks: the worker's own row, until a claim that is still under way has ended; then the jobs.
+create or replace function dreamcut_return_unheld(p_worker uuid, p_held uuid[]) returns uuid[]
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_jobs uuid[];
+    v_claims int[];
+begin
+    perform 1 from dreamcut_workers worker where worker.id = p_worker for update;
+    select array_agg(job.id), array_agg(job.claims)
+    into v_jobs, v_claims
+    from dreamcut_jobs job
+    where job.worker_id = p_worker and job.status = 'processing' and job.id <> all (p_held);
+    if v_jobs is null then
+        return '{}';
+    end if;
+    return dreamcut_hand_back_jobs(p_worker, v_jobs, v_claims, 'claimed, but the worker never heard of it');
+end $$;
+
+-- Leave. With p_empty the worker has handed back or finished everything it knows of; without, it gives up its
+-- lease, so that the jobs that it could not end are rescued at once.
 create or replace function dreamcut_leave_worker(p_worker uuid, p_empty boolean) returns void
 language plpgsql set search_path = public, pg_temp as $$
 begin
@@ -62,8 +87,12 @@ begin
     set state = case when p_empty then 'stopped' else worker.state end,
         lease_expires_at = least(worker.lease_expires_at, now()),
         heartbeat_at = now(),
-        active_jobs = 0
+        active_jobs = 0,
+        held = case when p_empty then '{}' else worker.held end
     where worker.id = p_worker and worker.state in ('live', 'draining');
+    if p_empty and found then
+        perform dreamcut_return_unheld(p_worker, '{}');  -- nobody rescues a worker that stopped
+    end if;
 end $$;
 
 -- Make delayed jobs ready whose time has come: off their own index, so a claim never walks over jobs that
@@ -83,7 +112,8 @@ begin
         for no key update skip locked
     ), promoted as (
         update dreamcut_jobs job
-        set next_retry_at = null
+        set next_retry_at = null,
+            updated_at = now()  -- ready since
         from due
         where job.id = due.id
         returning job.type, job.ready
@@ -99,6 +129,7 @@ end $$;
 -- Each type is one short range of dreamcut_jobs_ready_idx, with its own limit and lock; `type = any (...)`
 -- would sort the whole backlog. Two workers never get the same job, and neither waits for the other.
 -- attempts counts here, so that a job that kills its worker runs out of attempts too.
+-- While a provider is limited or paused, jobs that would only wait for it are left (dreamcut_open_slots).
 -- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
 -- jobs while this claim is under way.
 create or replace function dreamcut_claim_jobs(p_worker uuid, p_types text[], p_slots int[])
@@ -109,7 +140,7 @@ returns table (
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
 declare
-    v_manifests uuid[];
+    v_slots int[] := p_slots;
 begin
     perform 1
     from dreamcut_workers worker
@@ -121,10 +152,18 @@ begin
 
     perform dreamcut_promote_jobs(1000);
 
+    if exists (
+        select 1 from dreamcut_providers provider
+        where provider.max_concurrent is not null or provider.max_per_minute is not null
+            or provider.slowed_at is not null or provider.paused_until is not null
+    ) then
+        v_slots := dreamcut_open_slots(p_worker, p_types, p_slots);
+    end if;
+
     return query
     with picked as materialized (
         select next.id
-        from unnest(p_types, p_slots) as lane (type, slots)
+        from unnest(p_types, v_slots) as lane (type, slots)
         cross join lateral (
             select job.id
             from dreamcut_jobs job
@@ -141,8 +180,8 @@ begin
             claims = job.claims + 1,
             started_at = now(),
             updated_at = now()
-        from picked
-        where job.id = picked.id
+        -- As an array: joined to `picked`, of which Postgres expects far too many rows, a deep queue is read whole.
+        where job.id = any (array(select picked.id from picked))
         returning job.*
     ), started as (
         -- SKIP LOCKED, because a claim holds locks of jobs and must not wait for a manifest's: whoever holds
@@ -174,6 +213,9 @@ create or replace function dreamcut_complete_jobs(
 language plpgsql set search_path = public, pg_temp as $$
 declare
     v_done uuid[];
+    v_types text[];
+    v_providers text[];
+    v_run_ms bigint[];
 begin
     perform dreamcut_lock_manifests(p_jobs);
     with done as (
@@ -191,9 +233,17 @@ begin
             and job.worker_id = p_worker
             and job.claims = outcome.claim
             and job.status = 'processing'
-        returning job.id
+        returning job.id, job.type, outcome.result ->> 'provider' as provider, job.processing_time_ms
     )
-    select coalesce(array_agg(done.id), '{}') into v_done from done;
+    select coalesce(array_agg(done.id), '{}'), array_agg(done.type), array_agg(done.provider),
+        array_agg(done.processing_time_ms)
+    into v_done, v_types, v_providers, v_run_ms
+    from done;
+    if v_types is not null then
+        perform dreamcut_note_outcomes(
+            v_types, v_providers, array_fill('completed'::text, array[cardinality(v_types)]), null, v_run_ms
+        );
+    end if;
     perform dreamcut_settle(v_done);
     return v_done;
 end $$;
@@ -212,6 +262,7 @@ language sql immutable set search_path = public, pg_temp as $$
         ('stalled',           true,  true,  1),
         ('bug',               true,  true,  1),
         ('rate_limited',      true,  false, 2),   -- not the job's fault
+        ('paused',            true,  false, 30),  -- the provider is; comes with the time when that ends
         ('auth',              true,  false, 30),  -- somebody has to mend the account; the job is unharmed
         ('quota',             true,  false, 30),
         ('content_rejected',  false, true,  1),
@@ -263,6 +314,10 @@ declare
     v_ids uuid[];
     v_statuses text[];
     v_times timestamptz[];
+    v_types text[];
+    v_providers text[];
+    v_classes text[];
+    v_run_ms bigint[];
 begin
     perform dreamcut_lock_manifests(p_jobs);
     with verdict as (
@@ -296,7 +351,7 @@ begin
         from verdict
         where job.id = verdict.id
         returning job.id, job.status, job.next_retry_at, job.claims, job.attempts, job.started_at,
-            verdict.class, verdict.message, verdict.detail, verdict.counts
+            job.type, job.processing_time_ms, verdict.class, verdict.message, verdict.detail, verdict.counts
     ), history as (
         insert into dreamcut_job_attempts
             (job, claim, attempt, worker_id, outcome, error_class, error_message, detail, started_at)
@@ -305,9 +360,16 @@ begin
             failed.class, failed.message, failed.detail, failed.started_at
         from failed
     )
-    select array_agg(failed.id), array_agg(failed.status), array_agg(failed.next_retry_at)
-    into v_ids, v_statuses, v_times
+    select array_agg(failed.id), array_agg(failed.status), array_agg(failed.next_retry_at),
+        array_agg(failed.type), array_agg(failed.detail ->> 'provider'), array_agg(failed.class),
+        array_agg(failed.processing_time_ms)
+    into v_ids, v_statuses, v_times, v_types, v_providers, v_classes, v_run_ms
     from failed;
+    if v_ids is not null then
+        perform dreamcut_note_outcomes(
+            v_types, v_providers, array_replace(v_statuses, 'pending', 'retried'), v_classes, v_run_ms
+        );
+    end if;
 
     perform dreamcut_settle(array(
         select ended.id from unnest(v_ids, v_statuses) as ended (id, status) where ended.status <> 'pending'
@@ -410,7 +472,7 @@ begin
 end $$;
 
 -- Mend what an UPDATE by hand can break, and nothing that goes through these functions: waits for a job that
--- has ended, and manifests whose last job has ended without a word.
+-- has ended, and manifests whose last job has ended without a word. Then add up what monitoring shows.
 -- Called by workers, rarely. One at a time. Returns the number of ended jobs and manifests that were mended.
 create or replace function dreamcut_reconcile() returns int
 language plpgsql set search_path = public, pg_temp as $$
@@ -455,5 +517,6 @@ begin
     )
     select array_agg(counted.id) into v_manifests from counted;
     perform dreamcut_close_manifests(v_manifests);
+    perform dreamcut_roll_up();
     return coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_manifests), 0);
 end $$;

@@ -63,6 +63,7 @@ language plpgsql set search_path = public, pg_temp as $$
 declare
     v_jobs uuid[];
     v_workers uuid[];
+    v_types text[];
 begin
     perform dreamcut_lock_manifests(p_jobs);
     with wanted as (
@@ -81,7 +82,7 @@ begin
             updated_at = now()
         from wanted
         where job.id = wanted.id
-        returning job.id, job.claims, job.attempts, job.worker_id, job.started_at, wanted.was
+        returning job.id, job.type, job.claims, job.attempts, job.worker_id, job.started_at, wanted.was
     ), history as (
         insert into dreamcut_job_attempts
             (job, claim, attempt, worker_id, outcome, error_class, error_message, started_at)
@@ -91,9 +92,16 @@ begin
         where cancelled.was = 'processing'
     )
     select coalesce(array_agg(cancelled.id), '{}'),
-        array_agg(distinct cancelled.worker_id) filter (where cancelled.was = 'processing')
-    into v_jobs, v_workers
+        array_agg(distinct cancelled.worker_id) filter (where cancelled.was = 'processing'),
+        array_agg(cancelled.type)
+    into v_jobs, v_workers, v_types
     from cancelled;
+    if v_types is not null then
+        perform dreamcut_note_outcomes(
+            v_types, null, array_fill('cancelled'::text, array[cardinality(v_types)]),
+            array_fill('cancelled'::text, array[cardinality(v_types)]), null
+        );
+    end if;
     -- A worker that sleeps between heartbeats stops at once.
     perform pg_notify('dreamcut_workers', worker::text) from unnest(v_workers) as worker;
     perform dreamcut_settle(v_jobs);

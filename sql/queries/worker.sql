@@ -2,12 +2,16 @@
 
 -- name: register_worker :exec
 select dreamcut_register_worker(
-    @worker::uuid, @host::text, @pid::int, @version::text, @types::text[], @slots::int[], @lease::interval
+    @worker::uuid, @host::text, @pid::int, @version::text, @types::text[], @slots::int[], @lease::interval,
+    @providers::text[]
 );
 
 -- name: heartbeat :one
 select alive, taken, cancelled, rescue_due
 from dreamcut_heartbeat(@worker::uuid, @lease::interval, @draining::boolean, @jobs::uuid[], @claims::int[]);
+
+-- name: return_unheld :scalar
+select dreamcut_return_unheld(@worker::uuid, @held::uuid[]);
 
 -- name: leave_worker :exec
 select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
@@ -73,7 +77,7 @@ order by created_at;
 -- name: begin_call :scalar
 select dreamcut_begin_call(
     @worker::uuid, @job::uuid, @claim::int, @provider::text, @endpoint::text, @step::int, @request::jsonb,
-    @estimate_usd::numeric
+    @estimate_usd::numeric, @request_hash::text
 );
 
 -- name: submitted_call :exec
@@ -81,3 +85,17 @@ select dreamcut_submitted_call(@call::uuid, @request_id::text, @ticket::jsonb);
 
 -- name: finish_call :exec
 select dreamcut_finish_call(@call::uuid, @status::text, @cost_usd::numeric, @error::text, @detail::jsonb);
+
+-- name: find_reusable :many
+select job, manifest_id, job_id, result, output_url, usd
+from dreamcut_find_reusable(@job::uuid, @request_hash::text);
+
+-- name: reuse_call :exec
+select dreamcut_reuse_call(
+    @worker::uuid, @job::uuid, @claim::int, @provider::text, @endpoint::text, @step::int, @request::jsonb,
+    @request_hash::text, @made_by::uuid, @saved_usd::numeric
+);
+
+-- name: take_abandoned_calls :many
+select id, provider, endpoint, request_id, ticket
+from dreamcut_take_abandoned_calls(@worker::uuid, @providers::text[], @grace::interval, @keep::interval);

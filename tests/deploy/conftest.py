@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,63 +15,12 @@ import psycopg
 import pytest
 
 from dreamcuts.sandbox import Sandbox
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-DEADLINE_S = 60.0
-
-
-class Process:
-    """A child process whose stderr is read along, so that a test can wait for a line of it."""
-
-    def __init__(self, command: list[str], env: dict[str, str], cwd: Path | None = None) -> None:
-        self.popen = subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True)
-        self.lines: list[str] = []
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            with self._news:
-                self.lines.append(line)
-                self._news.notify_all()
-
-    @property
-    def log(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for_line(self, text: str, count: int = 1) -> None:
-        """Wait until `count` lines hold `text`."""
-        with self._news:
-            found = self._news.wait_for(
-                lambda: sum(text in line for line in self.lines) >= count, timeout=DEADLINE_S
-            )
-        assert found, f"no line with {text!r} in:\n{self.log}"
-
-    def end(self, number: int | None = None) -> int:
-        """Send a signal, if one is given, and wait for the end; returns the exit code."""
-        if number is not None:
-            self.popen.send_signal(number)
-        code = self.popen.wait(DEADLINE_S)
-        self._reader.join(DEADLINE_S)
-        return code
-
-    def close(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait()
-        self._reader.join(DEADLINE_S)
-        assert self.popen.stderr is not None
-        self.popen.stderr.close()
-
-
-Start = Callable[..., Process]
+from tests.deploy.processes import DEADLINE_S, NotifySocket, Process, Start
 
 
 @pytest.fixture
 def start(database: str, sandbox: Sandbox) -> Iterator[Start]:
-    """`start("work", "--types", "tts", NAME=value)` runs `dreamcuts` against the test's database and sandbox."""
+    """`start("work", "--types", "tts", NAME=value)` runs `dreamcuts` on the test's database and sandbox."""
     processes: list[Process] = []
 
     def run(*arguments: str, program: list[str] | None = None, **environment: str) -> Process:
@@ -87,39 +34,6 @@ def start(database: str, sandbox: Sandbox) -> Iterator[Start]:
         process.close()
 
 
-class NotifySocket:
-    """A datagram socket that receives what a service tells systemd."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-
-    def receive(self, timeout: float = DEADLINE_S) -> dict[str, str]:
-        """The next message. Raises TimeoutError."""
-        self._socket.settimeout(timeout)
-        lines = self._socket.recv(65536).decode().splitlines()
-        return dict(line.split("=", 1) for line in lines)
-
-    def receive_until(self, name: str) -> dict[str, str]:
-        """The next message with the field `name`, skipping others."""
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            if name in (message := self.receive()):
-                return message
-        raise AssertionError(f"no {name} came")
-
-    def drain(self) -> None:
-        """Throw away what has arrived."""
-        self._socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while self._socket.recv(65536):
-                pass
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 @pytest.fixture
 def notify_socket(tmp_path: Path) -> Iterator[NotifySocket]:
     listening = NotifySocket(str(tmp_path / "notify"))
@@ -129,19 +43,20 @@ def notify_socket(tmp_path: Path) -> Iterator[NotifySocket]:
 
 @pytest.fixture
 def pooler(database: str, tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """`pooler(pool_mode="transaction")` starts PgBouncer before the test's database; gives its DSN."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
+    """`pooler(pool_mode="session", before=dsn)` starts PgBouncer; gives the DSN that leads through it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
     running: list[subprocess.Popen[bytes]] = []
 
-    def run(**settings: str) -> str:
-        for _ in range(5):
-            process, dsn = _start_pgbouncer(program, database, tmp_path, settings)
+    def run(before: str = database, **settings: str) -> str:
+        for number in range(5):  # another process may take the free port first
+            folder = tmp_path / f"pgbouncer-{len(running)}-{number}"
+            process, dsn = _start_pgbouncer(program, before, folder, settings)
             running.append(process)
             if _answers(process, dsn):
                 return dsn
-        raise AssertionError((tmp_path / "pgbouncer.log").read_text())
+        raise AssertionError((folder / "log").read_text())
 
     yield run
     for process in running:
@@ -157,32 +72,28 @@ def _start_pgbouncer(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = " ".join(f"{name}={parts[name]}" for name in ("host", "port", "user", "password"))
-    options = {"listen_addr": "127.0.0.1", "listen_port": str(port), "unix_socket_dir": "", "auth_type": "any"}
+    options = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": str(port),
+        "unix_socket_dir": "",
+        "auth_type": "any",
+    }
     options |= {"pool_mode": "transaction", "default_pool_size": "3", **settings}
-    # PgBouncer does not run as root; as another user it must be able to read its settings.
-    home = folder / f"pgbouncer-{port}"
-    home.mkdir()
-    file = home / "pgbouncer.ini"
-    lines = [f"{name} = {value}" for name, value in options.items()]
-    file.write_text("\n".join(["[databases]", f"* = {server}", "[pgbouncer]", *lines, ""]))
-    user: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(home, "nobody")
-        shutil.chown(file, "nobody")
-        user = ["-u", "nobody"]
-    with (folder / "pgbouncer.log").open("ab") as log, file.open() as settings_file:
-        # By descriptor: the folders above are ours alone.
+    lines = ["[databases]", f"* = {server}", "[pgbouncer]", *(f"{key} = {options[key]}" for key in options)]
+    folder.mkdir()
+    file = folder / "pgbouncer.ini"
+    file.write_text("\n".join(lines) + "\n")
+    # It refuses to run as root; it reads its settings before it becomes someone else.
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [program, *user, f"/dev/fd/{settings_file.fileno()}"],
-            pass_fds=[settings_file.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            [program, *user, str(file)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     return process, f"postgresql://postgres@127.0.0.1:{port}/{parts['dbname']}"
 
 
 def _answers(process: subprocess.Popen[bytes], dsn: str) -> bool:
+    """Wait until it passes a connection on; False if it has ended."""
     deadline = time.monotonic() + DEADLINE_S
     while process.poll() is None and time.monotonic() < deadline:
         try:

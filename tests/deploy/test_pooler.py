@@ -19,7 +19,7 @@ from dreamcuts.db.pooler import is_known_pooler, is_transaction_pooled
 from dreamcuts.queue.models import Completed
 from dreamcuts.queue.store import Store
 from dreamcuts.sandbox import Sandbox
-from tests.deploy.conftest import Start
+from tests.deploy.processes import Start
 
 StartPooler = Callable[..., str]
 
@@ -83,19 +83,16 @@ async def test_prepared_statements_fail_there_and_the_pooled_mode_does_not(poole
     dsn = pooler()
 
     async def load(pool: asyncpg.Pool[asyncpg.Record]) -> list[object]:
-        statements = (pool.fetchval("select $1::int + pg_sleep(0.001)::text::int", n) for n in range(60))
-        broken = (pool.fetchval("select $1::int", n) for n in range(60))
-        for statement in statements:
-            statement.close()
-        return list(await asyncio.gather(*broken, return_exceptions=True))
+        answers = (pool.fetchval("select $1::int", number) for number in range(60))
+        return list(await asyncio.gather(*answers, return_exceptions=True))
 
     naive = await open_pool(dsn, size=8, pooled=False)
-    answers: list[object] = []
+    errors: list[object] = []
     for _ in range(20):
-        answers += await load(naive)
-        if any(isinstance(answer, asyncpg.PostgresError) for answer in answers):
+        errors += [answer for answer in await load(naive) if isinstance(answer, asyncpg.PostgresError)]
+        if errors:
             break
-    assert any(isinstance(answer, asyncpg.PostgresError) for answer in answers)
+    assert errors
     naive.terminate()
 
     pooled = await open_pool(dsn, size=8, pooled=True)
@@ -105,11 +102,13 @@ async def test_prepared_statements_fail_there_and_the_pooled_mode_does_not(poole
 
 
 @pytest.mark.anyio
-async def test_many_workers_share_few_connections(pooler: StartPooler, connection: psycopg.Connection) -> None:
+async def test_many_workers_share_few_connections(
+    pooler: StartPooler, connection: psycopg.Connection
+) -> None:
     """Claims, outcomes and heartbeats of 8 workers over 3 server connections: each job done once."""
     Client(connection).enqueue("gen_image_falai", {"prompt": "x"})
     connection.execute(
-        "insert into dreamcut_jobs (type, payload) select 'gen_image_falai', '{}' from generate_series(1, 199)"
+        "insert into dreamcut_jobs (type) select 'gen_image_falai' from generate_series(1, 199)"
     )
     dsn = pooler()
     lease = timedelta(seconds=60)
@@ -134,17 +133,8 @@ async def test_many_workers_share_few_connections(pooler: StartPooler, connectio
     ]
 
 
-def test_migrates_through_it(pooler: StartPooler, connection: psycopg.Connection) -> None:
-    connection.execute("drop table dreamcut_schema_functions, dreamcut_schema cascade")
-    for name in ("provider_calls", "job_attempts", "workers", "job_dependencies", "jobs"):
-        connection.execute(f"drop table if exists dreamcut_{name} cascade")  # type: ignore[arg-type]
-    tables = connection.execute(
-        "select format('drop table if exists %I cascade', relname) from pg_class "
-        "where relname like 'dreamcut\\_%' and relkind in ('r', 'p')"
-    ).fetchall()
-    for (statement,) in tables:
-        connection.execute(statement)
-    dsn = pooler()
+def test_migrates_through_it(pooler: StartPooler, empty_database: str) -> None:
+    dsn = pooler(before=empty_database)
     assert migrate(dsn)
     assert migrate(dsn) == []
 
@@ -153,7 +143,6 @@ def test_a_graph_of_jobs_runs_through_it(
     start: Start, pooler: StartPooler, connection: psycopg.Connection, sandbox: Sandbox
 ) -> None:
     """Two workers, real providers' clients, dependencies and templates; nobody said --pooler."""
-    client = Client(connection)
     manifest = connection.execute(
         "insert into dreamcut_production_manifest (manifest_json) values ('{}') returning id"
     ).fetchone()
@@ -174,7 +163,6 @@ def test_a_graph_of_jobs_runs_through_it(
             "values (%s, %s, %s, %s, %s)",
             (manifest[0], job_id, job_type, depends_on, psycopg.types.json.Jsonb(payload)),
         )
-    del client
     dsn = pooler()
     workers = [start("work", "--until-idle", DATABASE_URL=dsn) for _ in range(2)]
     for worker in workers:

@@ -14,7 +14,7 @@ import pytest
 
 from dreamcuts.client import Client
 from dreamcuts.systemd import Notifier
-from tests.deploy.conftest import NotifySocket, Start
+from tests.deploy.processes import NotifySocket, Start
 
 # A worker of one type whose jobs hold up the event loop until somebody reads from and writes to two pipes.
 HANGING_WORKER = textwrap.dedent(
@@ -66,7 +66,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 def test_busy_systemd_does_not_hold_up_the_event_loop(notify_socket: NotifySocket) -> None:
     notifier = Notifier(notify_socket.address)
-    # The kernel queues a few datagrams (net.unix.max_dgram_qlen); the next ones must be dropped, not waited for.
+    # The kernel queues a few datagrams (net.unix.max_dgram_qlen); the next must be dropped, not waited for.
     assert not all(notifier.send({"WATCHDOG": "1"}) for _ in range(100_000))
 
 

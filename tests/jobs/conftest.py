@@ -60,6 +60,7 @@ class MemoryCalls:
         request: Mapping[str, Any],
         step: int = 0,
         estimate_usd: float | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> UUID:
         row = Call(uuid4(), provider, endpoint, dict(request), step, estimate_usd)
         self.rows.append(row)

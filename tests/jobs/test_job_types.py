@@ -304,7 +304,7 @@ async def test_sound_effect_of_one_and_a_half_seconds(studio: Any) -> None:
     assert result.data["durationSeconds"] == pytest.approx(1.5, abs=0.1)
     [call] = studio.calls.rows
     assert call.request == {
-        "text": "whoosh sound effect",
+        "text": "whoosh, air rushing past, fast and clean, sound effect",
         "model_id": "eleven_text_to_sound_v2",
         "loop": False,
         "prompt_influence": 0.3,

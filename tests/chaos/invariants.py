@@ -1,0 +1,194 @@
+"""What must be true after a chaos run, whatever happened in it; each with a figure.
+
+The queue is not believed: a trigger of the harness notes every change of a job's status, and the sandbox
+counts for itself what it billed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dreamcuts.sandbox import Sandbox
+from tests.chaos.jobtypes import IMAGE
+from tests.chaos.plan import ATTEMPTS
+from tests.support import Queue
+
+WITNESS = """
+create table chaos_changes (
+    seq     bigint generated always as identity primary key,
+    job     uuid not null,
+    was     text not null,
+    became  text not null,
+    worker  uuid,
+    claim   int not null,
+    unmet   int not null,
+    at      timestamptz not null default clock_timestamp()
+);
+
+create function chaos_note() returns trigger language plpgsql as $$
+begin
+    insert into chaos_changes (job, was, became, worker, claim, unmet)
+    select new.id, old.status, new.status, coalesce(new.worker_id, old.worker_id), new.claims,
+        case when new.status = 'processing' then (
+            select count(*)
+            from unnest(new.depends_on) as needed
+            left join dreamcut_jobs cause on cause.manifest_id = new.manifest_id and cause.job_id = needed
+            where cause.status is null
+                or cause.status in ('pending', 'processing')
+                or cause.status <> 'completed'
+                    and new.metadata ->> 'onDependencyFailure' is distinct from 'run'
+        ) else 0 end;
+    return null;
+end $$;
+
+create trigger chaos_witness after update of status on dreamcut_jobs
+for each row when (old.status is distinct from new.status) execute function chaos_note();
+"""
+"""Made in the database of a run before its jobs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An invariant: how often it was looked at, and every violation."""
+
+    name: str
+    looked_at: int
+    violations: list[str]
+
+
+def check(queue: Queue, sandbox: Sandbox, jobs: int, cancelled: set[str]) -> list[Verdict]:
+    """Look at everything. `cancelled` are the job_ids that the harness itself cancelled."""
+    rows = queue.rows("select *, manifest_id::text as manifest from dreamcut_jobs")
+    return [
+        _accounted(rows, jobs),
+        _ended_with_a_reason(rows, cancelled),
+        _written_once(queue),
+        _claims_are_whole(queue, rows),
+        _order(queue, rows),
+        Verdict("counters equal recomputed ones", len(rows), [str(row) for row in queue.inconsistencies()]),
+        _no_dead_worker(queue),
+        _deploys(queue),
+        *_billing(queue, sandbox, rows),
+    ]
+
+
+def _accounted(rows: list[dict[str, Any]], jobs: int) -> Verdict:
+    wrong = [f"{row['job_id']} is {row['status']}" for row in rows if row["completed_at"] is None]
+    if len(rows) != jobs:
+        wrong.append(f"{jobs} jobs were inserted, {len(rows)} are there")
+    return Verdict("every job has ended", len(rows), wrong)
+
+
+def _ended_with_a_reason(rows: list[dict[str, Any]], cancelled: set[str]) -> Verdict:
+    status = {(row["manifest"], row["job_id"]): row["status"] for row in rows}
+    wrong = []
+    for row in rows:
+        causes = [status.get((row["manifest"], name)) for name in row["depends_on"]]
+        reason = row["error_class"]
+        match row["status"]:
+            case "completed":
+                fine = reason is None and row["result"] is not None
+                fine = fine and (row["type"] == IMAGE or row["result"]["claim"] == row["claims"])
+            case "failed":
+                fine = reason == "invalid_request" if row["attempts"] < ATTEMPTS else reason is not None
+            case "cancelled":
+                fine = (
+                    any(cause in ("failed", "cancelled") for cause in causes)
+                    if reason == "dependency_failed"
+                    else reason == "cancelled" and row["job_id"] in cancelled
+                )
+            case _:
+                fine = True  # reported as not ended
+        if not fine:
+            wrong.append(f"{row['job_id']} {row['status']}: {reason} {row['error_message']} {row['result']}")
+    return Verdict("every end has its reason", len(rows), wrong)
+
+
+def _written_once(queue: Queue) -> Verdict:
+    ends = queue.rows(
+        "select job, claim, count(*) as ends, array_agg(became) as became from chaos_changes"
+        " where became in ('completed', 'failed', 'cancelled') group by job, claim"
+    )
+    wrong = [f"{row['job']} ended {row['ends']} times: {row['became']}" for row in ends if row["ends"] > 1]
+    again = queue.rows(
+        "select job, was, became from chaos_changes where was in ('completed', 'failed', 'cancelled')"
+    )
+    wrong += [f"{row['job']} went from {row['was']} to {row['became']}" for row in again]
+    return Verdict("every outcome is written once", len(ends), wrong)
+
+
+def _claims_are_whole(queue: Queue, rows: list[dict[str, Any]]) -> Verdict:
+    began = queue.rows("select job, claim, count(*) as times from chaos_changes where was = 'pending'"
+                       " and became = 'processing' group by job, claim")  # fmt: skip
+    wrong = [
+        f"claim {row['claim']} of {row['job']} began {row['times']} times"
+        for row in began
+        if row["times"] > 1
+    ]
+    claims = Counter(row["job"] for row in began)
+    wrong += [
+        f"{row['job_id']} counts {row['claims']} claims, and had {claims[row['id']]}"
+        for row in rows
+        if claims[row["id"]] != row["claims"]
+    ]
+    return Verdict("every claim is one worker's", sum(claims.values()), wrong)
+
+
+def _order(queue: Queue, rows: list[dict[str, Any]]) -> Verdict:
+    early = queue.rows("select job, claim, unmet from chaos_changes where unmet > 0")
+    wrong = [
+        f"claim {row['claim']} of {row['job']} began before {row['unmet']} dependencies" for row in early
+    ]
+    return Verdict("no dependent ran too early", sum(len(row["depends_on"]) for row in rows), wrong)
+
+
+def _no_dead_worker(queue: Queue) -> Verdict:
+    held = queue.rows("select job_id, worker_id from dreamcut_jobs where status = 'processing'")
+    workers = queue.value("select count(*) from dreamcut_workers")
+    return Verdict("no job is held by a dead worker", workers, [str(row) for row in held])
+
+
+def _deploys(queue: Queue) -> Verdict:
+    """A worker that ended in order (state `stopped`) has used up no attempt by ending."""
+    burned = queue.rows(
+        "select attempt.job, attempt.claim from dreamcut_job_attempts attempt join dreamcut_workers worker"
+        " on worker.id = attempt.worker_id where worker.state = 'stopped' and attempt.error_class = 'stalled'"
+    )
+    stopped = queue.value("select count(*) from dreamcut_workers where state = 'stopped'")
+    return Verdict("a deploy uses up no attempt", stopped, [str(row) for row in burned])
+
+
+def _billing(queue: Queue, sandbox: Sandbox, rows: list[dict[str, Any]]) -> list[Verdict]:
+    bills = sandbox.bills("fal")
+    calls = queue.rows("select * from dreamcut_provider_calls order by created_at")
+    job_of = {call["request_id"]: call["job_id"] for call in calls if call["request_id"]}
+    # A request whose id was lost is known by its body: every prompt is another.
+    by_mark = {bill.mark: job_of[bill.request_id] for bill in bills if bill.request_id in job_of}
+    unaccounted = [f"bill {bill.request_id} belongs to no job" for bill in bills if bill.mark not in by_mark]
+    paid = Counter(by_mark[bill.mark] for bill in bills if bill.mark in by_mark)
+    lost = Counter(call["job_id"] for call in calls if call["status"] == "unknown")
+    twice = [
+        f"{job} was billed {times} times; {lost[job]} calls of it have an unknown outcome"
+        for job, times in paid.items()
+        if times > 1 + lost[job]
+    ]
+    made = [row["job_id"] for row in rows if row["type"] == IMAGE and row["status"] == "completed"]
+    twice += [f"{job} has a picture, and no bill" for job in made if not paid[job]]
+    open_calls = [f"{call['job_id']}: {call['status']}" for call in calls if call["finished_at"] is None]
+    return [
+        Verdict("billed requests = jobs + explained retries", len(bills), unaccounted + twice),
+        Verdict("no call is left open", len(calls), open_calls),
+    ]
+
+
+def report(verdicts: list[Verdict], say: Callable[[str], None]) -> bool:
+    """Say each invariant's figure; true if none is violated."""
+    for verdict in verdicts:
+        mark = "ok " if not verdict.violations else "BAD"
+        say(f"  {mark} {verdict.name}: {verdict.looked_at} looked at, {len(verdict.violations)} violations")
+        for violation in verdict.violations[:10]:
+            say(f"        {violation}")
+    return not any(verdict.violations for verdict in verdicts)

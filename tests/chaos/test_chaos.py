@@ -1,0 +1,15 @@
+"""A short chaos run in every test run; `make chaos` makes a long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chaos.harness import Chaos, seed_of_environment
+from tests.chaos.plan import FAST
+
+
+def test_a_short_chaos_run(tmp_path: Path) -> None:
+    lines: list[str] = []
+    fine = Chaos(seed_of_environment(), FAST, tmp_path, lines.append).run()
+    print("\n".join(lines))
+    assert fine, "\n".join(lines)

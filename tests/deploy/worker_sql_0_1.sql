@@ -1,0 +1,84 @@
+-- The statements of a 0.1 worker, frozen. Never edit this file: workers of 0.1 that still run while a newer
+-- schema is applied send exactly these (tests/deploy/test_upgrade.py, docs/upgrading.md).
+
+-- name: register_worker :exec
+select dreamcut_register_worker(
+    @worker::uuid, @host::text, @pid::int, @version::text, @types::text[], @slots::int[], @lease::interval
+);
+
+-- name: heartbeat :one
+select alive, taken, cancelled, rescue_due
+from dreamcut_heartbeat(@worker::uuid, @lease::interval, @draining::boolean, @jobs::uuid[], @claims::int[]);
+
+-- name: leave_worker :exec
+select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
+
+-- name: claim_jobs :many
+select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy
+from dreamcut_claim_jobs(@worker::uuid, @types::text[], @slots::int[]);
+
+-- name: complete_jobs :scalar
+select dreamcut_complete_jobs(
+    @worker::uuid, @jobs::uuid[], @claims::int[], @results::jsonb[], @output_urls::text[]
+);
+
+-- name: fail_jobs :many
+select id, status, next_retry_at
+from dreamcut_fail_jobs(
+    @worker::uuid, @jobs::uuid[], @claims::int[], @classes::text[], @messages::text[], @details::jsonb[],
+    @retry_after::double precision[], @base_delays::interval[]
+);
+
+-- name: hand_back_jobs :scalar
+select dreamcut_hand_back_jobs(@worker::uuid, @jobs::uuid[], @claims::int[], @reason::text);
+
+-- name: rescue :many
+select id, status, worker_id from dreamcut_rescue();
+
+-- name: reconcile :scalar
+select dreamcut_reconcile();
+
+-- name: unfinished_work :one
+-- What is left that these types could still run: ready or delayed jobs of them, jobs in progress anywhere
+-- (their dependents may be of these types), and ready jobs that another live worker will take.
+select
+    exists (select 1 from dreamcut_jobs job where job.ready and job.type = any (@types::text[]))
+    or exists (
+        select 1 from dreamcut_jobs job where job.next_retry_at is not null and job.type = any (@types::text[])
+    )
+    or exists (select 1 from dreamcut_jobs job where job.status = 'processing')
+    or exists (
+        select 1
+        from dreamcut_workers worker
+        join dreamcut_jobs job on job.ready and job.type = any (worker.types)
+        where worker.state = 'live' and worker.lease_expires_at > now()
+    ) as unfinished;
+
+-- name: manifest_of_job :one
+select manifest.manifest_json, manifest.user_id
+from dreamcut_production_manifest manifest
+where manifest.id = @manifest_id::uuid;
+
+-- name: sibling_jobs :many
+select job_id, type, status, payload, result, output_url
+from dreamcut_jobs
+where manifest_id = @manifest_id::uuid
+order by seq;
+
+-- name: open_calls :many
+select id, provider, endpoint, step, request, request_id, ticket
+from dreamcut_provider_calls
+where job = @job::uuid and status in ('intent', 'submitted')
+order by created_at;
+
+-- name: begin_call :scalar
+select dreamcut_begin_call(
+    @worker::uuid, @job::uuid, @claim::int, @provider::text, @endpoint::text, @step::int, @request::jsonb,
+    @estimate_usd::numeric
+);
+
+-- name: submitted_call :exec
+select dreamcut_submitted_call(@call::uuid, @request_id::text, @ticket::jsonb);
+
+-- name: finish_call :exec
+select dreamcut_finish_call(@call::uuid, @status::text, @cost_usd::numeric, @error::text, @detail::jsonb);

@@ -1,0 +1,151 @@
+"""What the hot statements touch with a deep queue around them: the plans are those of the functions themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support import Held, Queue
+
+FILL = """
+    insert into dreamcut_production_manifest (id, manifest_json) values (gen_random_uuid(), '{}');
+    alter table dreamcut_jobs disable trigger user;
+    insert into dreamcut_jobs (type, status, priority, next_retry_at, unmet_dependencies, completed_at)
+    select (array['tts', 'image', 'video'])[n % 3 + 1], status, n % 20, run_at, unmet,
+        case when status = 'completed' then now() end
+    from (values ('completed', null, 0, 50000), ('pending', null, 1, 20000),
+                 ('pending', now() + interval '1 hour', 0, 20000), ('pending', null, 0, 20000))
+        as kind (status, run_at, unmet, amount),
+        lateral generate_series(1, kind.amount) n;
+    alter table dreamcut_jobs enable trigger user;
+    insert into dreamcut_workers (id, host, pid, version, types, slots, state, lease_expires_at)
+    select gen_random_uuid(), 'h', n, '0', '{tts}', '{1}', 'live', now() + interval '1 hour'
+    from generate_series(1, 20) n;
+"""
+
+
+@pytest.fixture
+def deep(database: str) -> Iterator[Queue]:
+    """A queue with 20,000 ready jobs among 90,000 that a claim must not look at."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        for statement in FILL.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute("vacuum analyze dreamcut_jobs")
+        connection.execute("analyze dreamcut_workers")
+        yield Queue(connection)
+
+
+def plans(queue: Queue, call: str, *values: Any) -> list[str]:
+    """The plans, with what each node really did, of all statements inside a function."""
+    try:
+        queue.run("load 'auto_explain'")
+    except psycopg.Error:
+        pytest.skip("this Postgres has no auto_explain")
+    for name, value in [
+        ("log_min_duration", "0"), ("log_analyze", "on"), ("log_nested_statements", "on"),
+        ("log_level", "notice"), ("log_timing", "off"),
+    ]:  # fmt: skip
+        queue.run(f"set auto_explain.{name} = '{value}'")
+    heard: list[str] = []
+    queue.connection.add_notice_handler(lambda note: heard.append(note.message_primary or ""))
+    try:
+        queue.rows(call, *values)
+    finally:
+        queue.run("set auto_explain.log_min_duration = -1")
+    found = [text for text in heard if "Query Text:" in text]
+    assert found
+    return found
+
+
+def most_rows(plan: str) -> int:
+    """The largest number of rows that any node of a plan gave on or threw away."""
+    given = [int(rows) * int(loops) for rows, loops in re.findall(r"actual rows=(\d+) loops=(\d+)", plan)]
+    thrown = [int(rows) for rows in re.findall(r"Rows Removed by \w+(?: \w+)*: (\d+)", plan)]
+    return max([*given, *thrown])
+
+
+CLAIM = "select * from dreamcut_claim_jobs(%s, array['tts', 'image', 'video'], array[5, 5, 5])"
+
+
+def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue) -> None:
+    worker = deep.worker(["tts", "image", "video"])
+    found = plans(deep, CLAIM, worker)
+    (claim,) = [plan for plan in found if "with picked as materialized" in plan.split("->")[0]]
+    assert "Index Scan using dreamcut_jobs_ready_idx" in claim
+    sorted_before_the_lock = claim.split("CTE picked")[1].split("CTE claimed")[0]
+    assert "Sort" not in sorted_before_the_lock
+    for plan in found:
+        assert "Seq Scan on dreamcut_jobs" not in plan
+        assert most_rows(plan) <= 60, plan
+    (promotion,) = [plan for plan in found if "where job.next_retry_at <= now()" in plan.split("->")[0]]
+    assert "using dreamcut_jobs_delayed_idx" in promotion
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "select * from dreamcut_heartbeat(%s, interval '1 minute', false, '{}'::uuid[], '{}'::int[])",
+        "select * from dreamcut_complete_jobs(%s, %s::uuid[], %s::int[], %s::jsonb[], %s::text[])",
+    ],
+    ids=["heartbeat", "complete"],
+)
+def test_a_heartbeat_and_an_outcome_touch_few_rows(deep: Queue, call: str) -> None:
+    worker = deep.worker(["tts", "image", "video"])
+    held = deep.claim_types(worker, {"tts": 10})
+    values: list[Any] = [worker]
+    if "complete" in call:
+        values += [[job.id for job in held], [job.claims for job in held], ["{}"] * 10, [None] * 10]
+    for plan in plans(deep, call, *values):
+        assert "Seq Scan on dreamcut_jobs" not in plan, plan
+        assert most_rows(plan) <= 60, plan
+
+
+def test_a_heartbeat_writes_one_row_and_none_of_the_jobs(deep: Queue) -> None:
+    worker = deep.worker(["tts"])
+    held = deep.claim_types(worker, {"tts": 10})
+    jobs = "select array_agg(xmin::text order by seq) from dreamcut_jobs where status = 'processing'"
+    others = "select array_agg(xmin::text order by pid) from dreamcut_workers where id <> %s"
+    before = deep.value(jobs), deep.value(others, worker)
+    deep.heartbeat(worker, *held)
+    assert (deep.value(jobs), deep.value(others, worker)) == before
+
+
+def updates(queue: Queue, table: str) -> tuple[int, int]:
+    """Updates by this connection that are not in the shared statistics yet: all, and those that were HOT."""
+    row = queue.row(
+        "select pg_stat_get_xact_tuples_updated(oid) as all_, pg_stat_get_xact_tuples_hot_updated(oid) as hot"
+        " from pg_class where relname = %s",
+        table,
+    )
+    return row["all_"], row["hot"]
+
+
+def updates_of(queue: Queue, table: str, action: Callable[[], object]) -> tuple[int, int]:
+    queue.connection.autocommit = False
+    before = updates(queue, table)
+    action()
+    after = updates(queue, table)
+    queue.connection.commit()
+    queue.connection.autocommit = True
+    return after[0] - before[0], after[1] - before[1]
+
+
+def test_completing_a_job_is_a_hot_update_and_claiming_it_is_not(deep: Queue) -> None:
+    worker = deep.worker(["tts"])
+    held: list[Held] = []
+    claim = updates_of(deep, "dreamcut_jobs", lambda: held.extend(deep.claim_types(worker, {"tts": 20})))
+    assert claim == (20, 0)  # a claim takes the job out of the ready index
+    assert updates_of(deep, "dreamcut_jobs", lambda: deep.complete(worker, *held)) == (20, 20)
+
+
+def test_counting_down_the_open_jobs_of_a_manifest_is_a_hot_update(queue: Queue) -> None:
+    queue.graph({"a": [], "b": []})
+    worker = queue.worker()
+    held = queue.claim(worker, 2)
+    table = "dreamcut_production_manifest"
+    assert updates_of(queue, table, lambda: queue.complete(worker, held[0])) == (1, 1)
