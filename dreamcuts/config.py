@@ -51,9 +51,12 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
     enable_workers: bool = Field(True, description="false: `dreamcuts work` starts, but claims nothing")
-    enable_health_check: bool = Field(False, description="Serve /health and /status")
+    enable_health_check: bool = Field(False, description="Serve /health, /metrics and the dashboard")
     health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
     health_check_host: str = Field("127.0.0.1", description="Address of the health server; 0.0.0.0 for all")
+    dashboard_token: SecretStr | None = Field(
+        None, description="Lets who knows it retry, cancel, pause and resume in the dashboard"
+    )
     max_concurrent_jobs: int | None = Field(None, ge=1, description="Slots per job type")
     retry_delay_ms: int | None = Field(None, ge=0, description="First retry delay, in milliseconds")
 

@@ -13,8 +13,10 @@ from dreamcuts.db.migrate import status
 from dreamcuts.db.pooler import is_transaction_pooled
 from dreamcuts.jobs.base import JobType
 from dreamcuts.providers.registry import load_providers
-from dreamcuts.server import health_server, make_app
+from dreamcuts.server.beside import beside_worker, health_port
+from dreamcuts.server.metrics import Metrics
 from dreamcuts.systemd import Notifier, telling_systemd
+from dreamcuts.worker.observer import Observers
 from dreamcuts.worker.tools import tools_from
 from dreamcuts.worker.worker import Worker, WorkerOptions
 
@@ -55,8 +57,12 @@ def run_service(
         claim=settings.enable_workers,
         pooled=bool(pooled),
     )
-    worker = Worker(dsn, job_types, options, tools_from(settings))
-    anyio.run(_run, worker, settings)
+    port = health_port(settings, [job_types[name].short_name for name in slots])
+    settings = settings.model_copy(update={"health_check_port": port})  # where STORAGE_DIR is served
+    metrics = Metrics() if settings.enable_health_check else None
+    observers = [metrics] if metrics else []
+    worker = Worker(dsn, job_types, options, tools_from(settings), Observers(observers))
+    anyio.run(_run, worker, settings, metrics, port)
     return worker.counts
 
 
@@ -75,13 +81,11 @@ def needs(job_types: Iterable[JobType]) -> list[tuple[str, str]]:
     ]
 
 
-async def _run(worker: Worker, settings: Settings) -> None:
+async def _run(worker: Worker, settings: Settings, metrics: Metrics | None, port: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        if settings.enable_health_check:
-            app = make_app(worker, settings.storage_dir)
-            host, port = settings.health_check_host, settings.health_check_port
-            port = await stack.enter_async_context(health_server(app, host, port))
-            log.info("Health server on http://%s:%d/health", host, port)
+        if metrics is not None:
+            bound = await stack.enter_async_context(beside_worker(settings, worker, metrics, port))
+            log.info("Health server on http://%s:%d/health", settings.health_check_host, bound)
         if not settings.enable_workers:
             log.warning("ENABLE_WORKERS is false: nothing is claimed")
         await stack.enter_async_context(

@@ -18,7 +18,9 @@ _COMMANDS = {
     "submit": ("dreamcuts.cli.submit:submit", "Submit a manifest and its jobs."),
     "enqueue": ("dreamcuts.cli.enqueue:enqueue", "Add one job to the queue."),
     "jobs": ("dreamcuts.cli.jobs:jobs", "List, show, retry and cancel jobs."),
-    "manifests": ("dreamcuts.cli.manifests:manifests", "List and show manifests."),
+    "manifests": ("dreamcuts.cli.manifests:manifests", "List and show manifests, and what they cost."),
+    "providers": ("dreamcuts.cli.providers:providers", "List, limit, pause, resume and test providers."),
+    "costs": ("dreamcuts.cli.costs:costs", "Show what calls to providers cost."),
     "db": ("dreamcuts.cli.db:db", "Bring the database's schema up to date."),
     "sandbox": ("dreamcuts.cli.sandbox:sandbox", "Run local stand-ins of the providers."),
 }

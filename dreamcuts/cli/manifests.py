@@ -1,4 +1,4 @@
-"""`dreamcuts manifests`: list, show."""
+"""`dreamcuts manifests`: list, show, cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import click
 from dreamcuts.admin import MANIFEST_STATUSES, Admin
 from dreamcuts.cli import tables
 from dreamcuts.cli.common import database_url, json_option, print_json
+from dreamcuts.cli.costs import print_amounts
+from dreamcuts.money import Money
 
 _FIELDS = (
     "id", "user_id", "status", "output_url", "error_message", "validation_errors", "created_at", "started_at",
@@ -16,7 +18,7 @@ _FIELDS = (
 
 @click.group()
 def manifests() -> None:
-    """List and show manifests.
+    """List and show manifests, and what they cost.
 
     A MANIFEST is a uuid or the beginning of one (4 digits or more).
     """
@@ -58,3 +60,26 @@ def show(manifest: str, as_json: bool) -> None:
         out.print(
             tables.rows_table(row["spend"], {"provider": "PROVIDER", "calls": "CALLS", "cost_usd": "USD"})
         )
+
+
+@manifests.command()
+@click.argument("manifest")
+@json_option
+def cost(manifest: str, as_json: bool) -> None:
+    """Show what a MANIFEST cost, job by job, in US dollars; see `dreamcuts costs` for the columns."""
+    with Money.connect(database_url()) as money:
+        row = money.manifest_costs(money.find_manifest(manifest))
+    if as_json:
+        print_json(row)
+        return
+    if not row["jobs"]:
+        click.echo("No calls.", err=True)
+        return
+    names = {"job_id": "JOB", "provider": "PROVIDER", "endpoint": "ENDPOINT"}
+    print_amounts([*row["jobs"], {"job_id": "total", **row["total"]}], names)
+    if row["limit_usd"] is not None:
+        click.echo(f"\nmaxTotalCost: ${row['limit_usd']}")
+    if row["unknown"]:
+        tables.console().print("\n[bold]Calls of unknown outcome, which may have been billed[/]")
+        columns = {"job_id": "JOB", "endpoint": "ENDPOINT", "request_id": "REQUEST", "error": "WHY"}
+        tables.console().print(tables.rows_table(row["unknown"], columns))

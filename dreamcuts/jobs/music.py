@@ -188,7 +188,7 @@ def _is_by_plan(payload: MusicPayload) -> bool:
 
 
 def identity_of(payload: MusicPayload, output_format: str) -> dict[str, Any]:
-    """What makes two cues the same music: the cue, not the plan that ElevenLabs makes of it anew each time."""
+    """What makes two cues the same music: the cue, not the plan that is made of it anew each time."""
     return {
         "prompt": prompt_of(payload),
         "plan": _is_by_plan(payload),

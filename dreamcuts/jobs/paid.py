@@ -194,9 +194,10 @@ def _step_of(call: OpenCall, steps: Sequence[Step]) -> int:
 def _moves_on(ctx: JobContext, error: JobError, left: Sequence[Step], closed: set[str]) -> bool:
     """Whether the chain goes on now to the steps that are left; `closed` are providers that take no calls.
 
-    A provider that is paused or refuses the account gives way to another at once. A refusal moves on at once. A passing trouble is retried once through the queue first: the next model
-    costs more or is worse, and most such troubles pass. A request whose outcome is not known may still be
-    carried out, and never moves on: two models would be paid.
+    A provider that is paused or refuses the account gives way to another at once, and so does a refusal. A
+    passing trouble is retried once through the queue first: the next model costs more or is worse, and most
+    such troubles pass. A request whose outcome is not known may still be carried out, and never moves on: two
+    models would be paid.
     """
     if isinstance(error, ProviderError) and error.outcome_unknown:
         return False

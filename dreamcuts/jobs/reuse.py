@@ -1,8 +1,8 @@
 """Reuse: a request that was carried out before is not paid again, where a job or its manifest asks for it.
 
 Opt-in: `reuse: true` in the payload or in the job's metadata, or `metadata.featureFlags.reuseAssets` in the
-manifest; the nearest one counts, so `reuse: false` takes a job out. A model that takes no seed makes something
-else each time and is left out, unless the value is "always".
+manifest; the nearest one counts, so `reuse: false` takes a job out. A model that takes no seed makes
+something else each time and is left out, unless the value is "always".
 
 Two requests are the same if provider, endpoint and canonical input are; see `request_hash`. Only jobs of the
 same user count, or, in a manifest without a user, those of the same manifest.

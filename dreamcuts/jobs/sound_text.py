@@ -69,8 +69,8 @@ CATEGORIES: dict[str, str] = {
 def enriched(text: str, *, category: str | None = None, keywords: Sequence[str] = ()) -> str:
     """The text for the model: the cue, what its keyword stands for, the given keywords, and the category.
 
-    `enriched("whoosh", category="transition")` is "whoosh, air rushing past, fast and clean, a clean transition
-    between two scenes, no music". Whatever does not fit into 1,000 characters is left out.
+    `enriched("whoosh", category="ui")` is "whoosh, air rushing past, fast and clean, a short, clean interface
+    sound". Whatever does not fit into 1,000 characters is left out.
     """
     words = re.findall(r"[\w'-]+", text.lower())
     parts = [text.strip().rstrip(".,;")]

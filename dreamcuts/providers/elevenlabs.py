@@ -137,7 +137,7 @@ class ElevenLabsProvider:
         )
 
     async def check(self) -> str:
-        """Read the account's subscription (`GET /v1/user/subscription`): checks the key, and costs nothing."""
+        """Read the account's subscription (`GET /v1/user/subscription`): checks the key at no cost."""
         async with self._errors("subscription"):
             found = await self._client.user.subscription.get(request_options=_options())
             left = found.character_limit - found.character_count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from dreamcuts import __version__
+from dreamcuts.db.migrate import first_line
 from dreamcuts.db.sql import query
 from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (
@@ -270,10 +272,12 @@ class Store:
     async def _run(self, name: str, **parameters: Any) -> list[asyncpg.Record]:
         statement = query(name)
         try:
-            rows: list[asyncpg.Record] = await self._pool.fetch(
-                statement.text, *statement.arguments(parameters)
-            )
-            return rows
+            async with contextlib.AsyncExitStack() as stack:
+                connection = await self._connection(stack)
+                rows: list[asyncpg.Record] = await connection.fetch(
+                    statement.text, *statement.arguments(parameters)
+                )
+                return rows
         except asyncpg.PostgresError as error:
             if error.sqlstate == LEASE_LOST:
                 raise LeaseLost(str(error)) from None
@@ -281,3 +285,10 @@ class Store:
                 info = json.loads(getattr(error, "detail", None) or "{}")
                 raise CallRefused(str(error), str(error.sqlstate), info) from None
             raise
+
+    async def _connection(self, stack: contextlib.AsyncExitStack) -> Any:
+        """A connection of the pool. A refusal at the door says nothing about the statement: it may be retried."""
+        try:
+            return await stack.enter_async_context(self._pool.acquire())
+        except asyncpg.PostgresError as error:  # a password that changed, a database that is closed or renamed
+            raise ConnectionRefusedError(first_line(error)) from error

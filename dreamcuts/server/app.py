@@ -16,6 +16,7 @@ with 200, "stopping" with 503 once the process claims no more, and "unhealthy" w
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from starlette.types import ASGIApp, Scope
 from dreamcuts.server.pulse import Pulse
 from dreamcuts.server.state import RunningState
 from dreamcuts.worker.status import WorkerStatus
+
+log = logging.getLogger(__name__)
 
 MakeMetrics = Callable[[], Awaitable[tuple[bytes, str]]]
 """Gives the text of /metrics and its content type."""
@@ -178,4 +181,5 @@ def _explainer(routes: Sequence[BaseRoute]) -> Callable[[Request, Exception], Aw
 
 
 async def _broken(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"error": "The server failed; its log says how."}, status_code=500)

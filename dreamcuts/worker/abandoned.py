@@ -8,8 +8,12 @@ latter are kept for an hour: a retry by hand may still fetch what is paid.
 from __future__ import annotations
 
 import logging
+import random
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
+
+import anyio
 
 from dreamcuts.jobs.paid import cancel_call
 from dreamcuts.providers.base import Ticket
@@ -22,6 +26,20 @@ log = logging.getLogger(__name__)
 GRACE = timedelta(seconds=30)
 """Time for a cancelled job's own worker to cancel its call."""
 KEEP = timedelta(hours=1)
+EVERY_S = 60.0
+
+
+async def keep_closing_abandoned_calls(tools: Tools, worker: Callable[[], UUID]) -> None:
+    """Close abandoned calls now and then, until cancelled; `worker` gives the incarnation of the moment.
+
+    A loop of its own: a provider that is slow to answer must not keep the worker from its heartbeat.
+    """
+    while True:
+        await anyio.sleep(EVERY_S * random.uniform(0.8, 1.2))
+        try:
+            await close_abandoned_calls(tools, worker())
+        except Exception as error:  # tidying up is no reason to stop a worker
+            log.warning("Abandoned calls could not be closed: %s: %s", type(error).__name__, error)
 
 
 async def close_abandoned_calls(

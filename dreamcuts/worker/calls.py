@@ -73,7 +73,7 @@ class StoredCalls:
         estimate_usd: float | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> UUID:
-        """Record the intent, before the request goes out; waits for a limit. Raises LeaseLost and JobError."""
+        """Record the intent, before the request goes out; wait for a limit. Raises LeaseLost, JobError."""
         estimate = _amount(estimate_usd)
         if estimate is None and self._price_missing == "refuse":
             self._check_price(provider, endpoint)
@@ -229,7 +229,7 @@ def _job_error(refused: CallRefused, provider: str) -> JobError:
 
 
 def _ask_delay(refused: CallRefused, asked: int) -> float:
-    """Seconds until it is worth asking again: until a call leaves the minute, or a little longer each time."""
+    """Seconds until it is worth asking again: when a call leaves the minute, or a little longer each time."""
     wait = float(refused.info.get("wait_s") or 1)
     if refused.info.get("reason") == "per_minute":
         return wait + random.uniform(0.05, 0.5)

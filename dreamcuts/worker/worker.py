@@ -39,6 +39,7 @@ from dreamcuts.queue.models import Completed, Failed, Heartbeat, Settled
 from dreamcuts.queue.outage import Outage, retry_delay
 from dreamcuts.queue.outbox import Outbox
 from dreamcuts.queue.store import Store
+from dreamcuts.worker.abandoned import keep_closing_abandoned_calls
 from dreamcuts.worker.attempt import Attempt
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.status import WorkerStatus
@@ -48,6 +49,8 @@ from dreamcuts.worker.watchdog import LoopWatchdog
 log = logging.getLogger(__name__)
 
 RECONCILE_EVERY_S = 60.0
+LOOP_ERRORS = (*RETRY_ERRORS, asyncpg.PostgresError)
+"""What the loops outlive, so that running jobs do: also a function that a migration under way has replaced."""
 STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
 LONGEST_TURN_S = 180.0
@@ -175,6 +178,7 @@ class Worker:
                 loops.start_soon(self._beat)
                 loops.start_soon(self._watch_lease)
                 loops.start_soon(self._outbox.run)
+                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
                 if options.listen and not options.pooled:
                     listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
                     loops.start_soon(listener.run)
@@ -230,7 +234,7 @@ class Worker:
             except LeaseLost:
                 self._lease_lost(worker)
                 continue
-            except RETRY_ERRORS as error:
+            except LOOP_ERRORS as error:
                 tries += 1
                 self._claim_unsure = True
                 self._outage.failed(error)
@@ -335,31 +339,34 @@ class Worker:
                     await self._register()
                     self._wake()
                 worker = self._id
+                held = self._held()
                 beat = await self._store.heartbeat(
-                    worker, self._lease, draining=self._draining, held=self._held()
+                    worker, self._lease, draining=self._draining, held=held
                 )
                 self._outage.ended()
                 tries = 0
                 if beat.alive:
-                    await self._heed(beat)
+                    await self._heed(beat, {job.id: job.claim for job in held})
                 else:
                     self._lease_lost(worker)
                 if time.monotonic() - reconciled > RECONCILE_EVERY_S * random.uniform(0.8, 1.2):
                     reconciled = time.monotonic()
                     if mended := await self._store.reconcile():
                         log.warning("Mended the dependents of %d jobs", mended)
-            except RETRY_ERRORS as error:
+            except LOOP_ERRORS as error:
                 tries += 1
                 self._outage.failed(error)
 
-    async def _heed(self, beat: Heartbeat) -> None:
+    async def _heed(self, beat: Heartbeat, asked: Mapping[UUID, int]) -> None:
         self._last_beat = time.monotonic()
         if self._suspended:
             self._suspended = False
             log.info("The lease still holds; claiming again")
             self._wake()
         for job in beat.taken:
-            if attempt := self._attempts.get(job):
+            attempt = self._attempts.get(job)
+            # What we claimed again since we asked is ours: the answer is about the claim before.
+            if attempt is not None and attempt.job.claim == asked[job]:
                 attempt.stop("cancelled" if job in beat.cancelled else "taken")
         if beat.rescue_due:
             for rescued in await self._store.rescue():
@@ -400,7 +407,11 @@ class Worker:
 
     def _held(self) -> list[Job]:
         running = [attempt.job for attempt in self._attempts.values() if attempt.worker == self._id]
-        return running + self._outbox.held()
+        newest: dict[UUID, Job] = {}
+        for job in running + self._outbox.held():
+            if job.id not in newest or newest[job.id].claim < job.claim:
+                newest[job.id] = job
+        return list(newest.values())
 
     # Ending
 

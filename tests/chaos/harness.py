@@ -24,7 +24,7 @@ from tests.chaos.plan import RETRIES, FaultAt, Graph, Size, faults, graphs
 from tests.support import Queue
 
 SLOTS = "chaos_step:4,gen_image_falai:3"
-HEAL_DEADLINE_S = 180.0
+HEAL_DEADLINE_S = 90.0
 SKEW_S = (0.0, 3600.0, -86400.0, 0.0)
 """How far the clocks of the workers are off, by their number."""
 

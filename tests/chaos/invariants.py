@@ -63,7 +63,7 @@ def check(queue: Queue, sandbox: Sandbox, jobs: int, cancelled: set[str]) -> lis
     """Look at everything. `cancelled` are the job_ids that the harness itself cancelled."""
     rows = queue.rows("select *, manifest_id::text as manifest from dreamcut_jobs")
     return [
-        _accounted(rows, jobs),
+        _accounted(queue, rows, jobs),
         _ended_with_a_reason(rows, cancelled),
         _written_once(queue),
         _claims_are_whole(queue, rows),
@@ -75,8 +75,9 @@ def check(queue: Queue, sandbox: Sandbox, jobs: int, cancelled: set[str]) -> lis
     ]
 
 
-def _accounted(rows: list[dict[str, Any]], jobs: int) -> Verdict:
-    wrong = [f"{row['job_id']} is {row['status']}" for row in rows if row["completed_at"] is None]
+def _accounted(queue: Queue, rows: list[dict[str, Any]], jobs: int) -> Verdict:
+    open_jobs = queue.rows("select * from dreamcut_job_states where completed_at is null")
+    wrong = [f"{row['job_id']} is {row['state']}: {row['reason']}" for row in open_jobs]
     if len(rows) != jobs:
         wrong.append(f"{jobs} jobs were inserted, {len(rows)} are there")
     return Verdict("every job has ended", len(rows), wrong)

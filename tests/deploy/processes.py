@@ -19,6 +19,7 @@ class Process:
     def __init__(self, command: list[str], env: dict[str, str], cwd: Path | None = None) -> None:
         self.popen = subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
+        self._ended = False
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -29,6 +30,9 @@ class Process:
             with self._news:
                 self.lines.append(line)
                 self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
     @property
     def log(self) -> str:
@@ -36,11 +40,13 @@ class Process:
 
     def wait_for_line(self, text: str, count: int = 1) -> None:
         """Wait until `count` lines hold `text`."""
+
+        def found() -> bool:
+            return sum(text in line for line in self.lines) >= count
+
         with self._news:
-            found = self._news.wait_for(
-                lambda: sum(text in line for line in self.lines) >= count, timeout=DEADLINE_S
-            )
-        assert found, f"no line with {text!r} in:\n{self.log}"
+            self._news.wait_for(lambda: found() or self._ended, timeout=DEADLINE_S)
+            assert found(), f"no line with {text!r} in:\n{self.log}"
 
     def end(self, number: int | None = None) -> int:
         """Send a signal, if one is given, and wait for the end; returns the exit code."""

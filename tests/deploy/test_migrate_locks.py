@@ -18,7 +18,8 @@ def outdated(database: str, connection: psycopg.Connection) -> str:
     """The DSN of a database whose functions are of another version, so that migrate has something to do."""
     connection.execute("insert into dreamcut_schema_functions (checksum, release) values ('other', '0.0')")
     assert not status(database).is_current
-    return database
+    # A migration that did wait would end here, and the test with it.
+    return f"{database}?options=-c%20statement_timeout%3D20s"
 
 
 @pytest.fixture

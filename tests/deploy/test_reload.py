@@ -42,7 +42,8 @@ def test_change_restarts_the_worker_and_ctrl_c_ends_it(
     process = reloading(start, checkout)
     process.wait_for_line("serves tts:2")
     (checkout / "notes.txt").write_text("not watched")
-    (checkout / "dreamcuts/worker/status.py").open("a").write("# changed\n")
+    file = checkout / "dreamcuts/worker/status.py"
+    file.write_text(file.read_text() + "# changed\n")
     process.wait_for_line("serves tts:2", count=2)
     assert "status.py changed; restarting the worker" in process.log
     assert process.end(signal.SIGINT) == 0, process.log

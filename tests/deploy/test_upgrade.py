@@ -2,7 +2,7 @@
 
 `dreamcuts db migrate` runs first in an upgrade, and the workers are restarted one by one after it. Until then
 workers of the previous release run against the newer schema. What they send is fixed: worker_sql_0_1.sql is
-the copy of sql/queries/worker.sql as 0.1 shipped it, and these tests are that worker's contract. A migration or
+the copy of sql/queries/worker.sql as 0.1 shipped it, and these tests are its contract. A migration or
 a function that breaks them breaks running workers: give a new parameter a default, add a column to the end of
 a result, keep what is still asked for until the release after the next.
 

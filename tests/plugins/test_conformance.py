@@ -202,4 +202,4 @@ def test_a_wrong_shape_is_named() -> None:
         raised.value
     )
     with pytest.raises(AssertionError, match="without its settings: from_settings raised KeyError"):
-        check_provider(Greedy, {"TYPIST_KEY": "open sesame"})
+        check_provider(Greedy, {"TYPIST_KEY": "open sesame"})  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from dreamcuts.errors import ConfigError, DatabaseError
 from dreamcuts.sandbox import Sandbox
 from dreamcuts.testing import (
     SERVER_VARIABLE,
+    IsolatedSettings,
     JobRun,
     JobUnfinished,
     run_job,
@@ -103,7 +104,12 @@ def test_nothing_to_interrupt_is_said() -> None:
 def test_no_setting_of_the_machine_reaches_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TYPIST_KEY", "open sesame")
     monkeypatch.setenv("TYPED_RETRY_DELAY_MS", "3600000")
-    Path(".env.local").write_text("TYPIST_KEY=open sesame\n")
+    monkeypatch.setenv("FAL_KEY", "real:money")
+    Path(".env.local").write_text("TYPIST_KEY=open sesame\nSHOTSTACK_API_KEY=real money\n")
+    settings = IsolatedSettings.of({"LOG_LEVEL": "DEBUG"})
+    assert settings.log_level == "DEBUG"
+    assert not settings.has("FAL_KEY") and not settings.has("SHOTSTACK_API_KEY")
+
     run = run_job(TypedJob(), {"text": "x"}, providers=[Typist], max_attempts=1)
     assert run.error_class == "auth"
     assert (

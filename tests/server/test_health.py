@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +13,10 @@ import anyio
 import httpx
 import pytest
 
+from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError
-from dreamcuts.server import health_server, make_app
+from dreamcuts.server import Pulse, health_server, make_app
+from dreamcuts.server.beside import health_port
 from dreamcuts.worker.status import WorkerStatus
 
 pytestmark = pytest.mark.anyio
@@ -21,9 +25,16 @@ pytestmark = pytest.mark.anyio
 class State:
     def __init__(self) -> None:
         self.running = True
+        self.silence = 0.0
 
     def is_running(self) -> bool:
         return self.running
+
+    def database_silence(self) -> float:
+        return self.silence
+
+    def lease_seconds(self) -> float:
+        return 45.0
 
     def worker_statuses(self) -> Sequence[WorkerStatus]:
         return [
@@ -69,6 +80,47 @@ async def test_status_lists_the_workers() -> None:
     }
 
 
+async def test_ready_says_why_not_and_live_goes_on() -> None:
+    state = State()
+    async with health_server(make_app(state), "127.0.0.1", 0) as port:
+        assert (await get(port, "/ready")).json() == {"status": "ready"}
+        state.silence = 44.0
+        assert (await get(port, "/ready")).status_code == 200
+        state.silence = 46.0
+        answer = await get(port, "/ready")
+        assert answer.status_code == 503
+        assert "has not answered for 46 s" in answer.json()["reason"]
+        assert (await get(port, "/health")).json()["status"] == "unhealthy"
+        state.silence, state.running = 0.0, False
+        answer = await get(port, "/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+        assert "draining" in answer.json()["reason"]
+        assert (await get(port, "/live")).status_code == 200
+
+
+async def test_a_hung_event_loop_is_seen_from_outside() -> None:
+    """The loop that is watched is this one; it hangs until another thread has asked."""
+    pulse = Pulse(hung_after=0.6)
+    answers: list[httpx.Response] = []
+
+    def ask_until_hung(address: str) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            answers.append(httpx.get(address))
+            if answers[-1].status_code == 503:
+                return
+
+    async with pulse.beating(), health_server(make_app(State(), pulse=pulse), "127.0.0.1", 0) as port:
+        asker = threading.Thread(target=ask_until_hung, args=[f"http://127.0.0.1:{port}/live"])
+        asker.start()
+        asker.join()  # blocks the event loop, on purpose
+        assert answers[0].status_code == 200
+        assert answers[-1].json()["status"] == "hung"
+        with anyio.fail_after(10):
+            while (await get(port, "/live")).status_code != 200:
+                await anyio.sleep(0.05)
+
+
 async def test_files_serves_ranges_and_stays_in_its_folder(tmp_path: Path) -> None:
     assets = tmp_path / "assets"
     (assets / "m1").mkdir(parents=True)
@@ -91,7 +143,23 @@ async def test_unknown_path_says_what_exists() -> None:
         answer = await get(port, "/files/x")
         assert answer.status_code == 404
         answer = await get(port, "/metric")
-        assert answer.json() == {"error": "/metric does not exist. There are /health and /status."}
+        assert answer.json() == {
+            "error": "/metric does not exist. There are /health, /status, /live and /ready."
+        }
+        async with httpx.AsyncClient() as client:
+            answer = await client.post(f"http://127.0.0.1:{port}/health")
+        assert (answer.status_code, answer.json()) == (405, {"error": "/health does not take POST."})
+
+
+async def test_a_failure_of_the_server_shows_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(State):
+        def worker_statuses(self) -> Sequence[WorkerStatus]:
+            raise RuntimeError("inner detail")
+
+    async with health_server(make_app(Broken()), "127.0.0.1", 0) as port:
+        answer = await get(port, "/status")
+    assert (answer.status_code, answer.json()) == (500, {"error": "The server failed; its log says how."})
+    assert "inner detail" in caplog.text
 
 
 async def test_taken_port_names_the_setting() -> None:
@@ -109,3 +177,22 @@ async def test_port_is_free_again_afterwards_and_an_error_inside_gets_out() -> N
             raise RuntimeError("inside")
     with pytest.raises(httpx.ConnectError), anyio.fail_after(5):
         await get(port, "/health")
+
+
+def test_a_worker_of_one_type_takes_its_founding_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load()
+    ports = {name: health_port(settings, [name]) for name in ("tts", "image", "video", "lipsync", "music")}
+    assert ports == {"tts": 3001, "image": 3002, "video": 3003, "lipsync": 3004, "music": 3005}
+    assert health_port(settings, ["sound_effects"]) == 3006
+    assert health_port(settings, ["render"]) == 3007
+    assert health_port(settings, ["tts", "image"]) == 8080
+    assert health_port(settings, ["chart"]) == 8080
+    monkeypatch.setenv("HEALTH_CHECK_PORT", "8080")
+    assert health_port(Settings.load(), ["tts"]) == 8080
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_wrong_port_names_the_setting(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEALTH_CHECK_PORT", port)
+    with pytest.raises(ConfigError, match="HEALTH_CHECK_PORT"):
+        Settings.load()

@@ -17,9 +17,8 @@ from dreamcuts.errors import ProviderError
 from dreamcuts.providers.base import Done, Pending, Ticket
 from dreamcuts.testing import check_provider
 
-REQUEST: dict[str, Any] = ChartPayload.model_validate({"data": [{"label": "a", "value": 1}]}).request(
-    320, 180
-)
+PAYLOAD = ChartPayload.model_validate({"data": [{"label": "a", "value": 1}]})
+REQUEST: dict[str, Any] = PAYLOAD.request(320, 180)
 
 
 def test_it_keeps_its_promises(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ Data comes in one of two forms, both of which end as `labels` and `series`:
     "data": [{"label": "Mon", "value": 3, "color": "#ff8800"}, ...]
     "labels": ["Mon", "Tue"], "series": [{"name": "visits", "values": [3, 5], "color": "#ff8800"}, ...]
 
-An object of labels and values is refused: payloads are jsonb, which does not keep the order of an object's keys,
-and Friday would come before Monday.
+An object of labels and values is refused: payloads are jsonb, which does not keep the order of an object's
+keys, and Friday would come before Monday.
 """
 
 from __future__ import annotations
