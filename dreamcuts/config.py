@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         return self._text(name) or default
 
     def for_type(self, short_name: str, name: str) -> int | None:
-        """`MAX_CONCURRENT_JOBS` or `RETRY_DELAY_MS` for a type: `TTS_RETRY_DELAY_MS` wins over `RETRY_DELAY_MS`."""
+        """`MAX_CONCURRENT_JOBS` or `RETRY_DELAY_MS` for a type; its own (`TTS_RETRY_DELAY_MS`) wins."""
         specific = f"{short_name.upper()}_{name}"
         raw = self._unlisted(specific)
         if not raw:

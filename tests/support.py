@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import anyio
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -193,7 +194,8 @@ class Queue:
     def come_due(self) -> None:
         """Let the time of all delayed jobs come."""
         self.run(
-            "update dreamcut_jobs set next_retry_at = now() - interval '1 second' where next_retry_at is not null"
+            "update dreamcut_jobs set next_retry_at = now() - interval '1 second'"
+            " where next_retry_at is not null"
         )
 
     def finish(self, *names: str, worker: UUID | None = None, type: str = "work") -> None:
@@ -227,7 +229,8 @@ class Queue:
 
 
 INCONSISTENCIES = """
-    select 'unmet_dependencies' as what, job.job_id as where_, job.unmet_dependencies as is_, count(wait.job) as should
+    select 'unmet_dependencies' as what, job.job_id as where_, job.unmet_dependencies as is_,
+        count(wait.job) as should
     from dreamcut_jobs job left join dreamcut_job_dependencies wait on wait.job = job.id
     group by job.id having job.unmet_dependencies <> count(wait.job)
     union all
@@ -264,6 +267,13 @@ def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
         assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
         time.sleep(0.005)
     return found
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """`wait_until` for tests that share their event loop with what they wait for."""
+    with anyio.fail_after(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 (it may be true of the database, which sets no event)
+            await anyio.sleep(0.01)
 
 
 class Blocked:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "providers": ("dreamcuts.cli.providers:providers", "List, limit, pause, resume and test providers."),
     "costs": ("dreamcuts.cli.costs:costs", "Show what calls to providers cost."),
     "db": ("dreamcuts.cli.db:db", "Bring the database's schema up to date."),
+    "dashboard": ("dreamcuts.cli.dashboard:dashboard", "Serve the dashboard."),
     "sandbox": ("dreamcuts.cli.sandbox:sandbox", "Run local stand-ins of the providers."),
 }
 

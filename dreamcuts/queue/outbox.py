@@ -122,8 +122,7 @@ class Outbox:
                 return
             else:
                 self._outage.ended()
-                for entry in settled:
-                    self._done(entry)
+                self._done(settled)
                 return
 
     async def _write_apart(self, worker: UUID, outcomes: Sequence[Outcome], error: Exception) -> None:
@@ -142,11 +141,13 @@ class Outbox:
             await self._write(worker, [replace(outcome, detail={})])
         else:
             self.has_lost_outcomes = True  # the job stays ours until this incarnation ends
-            self._done(Settled(outcome, None))
+            self._done([Settled(outcome, None)])
 
-    def _done(self, settled: Settled) -> None:
-        self._writing = [entry for entry in self._writing if entry.outcome.job.id != settled.outcome.job.id]
-        self._on_settled(settled)
+    def _done(self, settled: Sequence[Settled]) -> None:
+        over = {entry.outcome.job.id for entry in settled}
+        self._writing = [entry for entry in self._writing if entry.outcome.job.id not in over]
+        for entry in settled:
+            self._on_settled(entry)
 
 
 def storable(outcome: Outcome) -> Outcome:

@@ -287,8 +287,8 @@ class Store:
             raise
 
     async def _connection(self, stack: contextlib.AsyncExitStack) -> Any:
-        """A connection of the pool. A refusal at the door says nothing about the statement: it may be retried."""
+        """A connection of the pool. A refusal at the door says nothing about the statement: try again."""
         try:
             return await stack.enter_async_context(self._pool.acquire())
-        except asyncpg.PostgresError as error:  # a password that changed, a database that is closed or renamed
+        except asyncpg.PostgresError as error:  # a changed password, a database that is closed
             raise ConnectionRefusedError(first_line(error)) from error

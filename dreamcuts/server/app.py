@@ -10,7 +10,7 @@
     GET /dashboard     the dashboard
 
 A "worker" here is what serves one job type, as the product's founding document has it. /health is "healthy"
-with 200, "stopping" with 503 once the process claims no more, and "unhealthy" with 503 for a reason of /ready.
+with 200; "stopping" with 503 once the process claims no more; "unhealthy" with 503 for a reason of /ready.
 """
 
 from __future__ import annotations

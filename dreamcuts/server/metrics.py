@@ -141,7 +141,13 @@ class Exposition:
     async def __call__(self) -> tuple[bytes, str]:
         """The text and its content type. Never fails for want of the database: `dreamcuts_database_up` is 0."""
         try:
-            names = ("metrics_depth", "metrics_lag", "metrics_workers", "metrics_providers", "metrics_stalled")
+            names = (
+                "metrics_depth",
+                "metrics_lag",
+                "metrics_workers",
+                "metrics_providers",
+                "metrics_stalled",
+            )
             self._queue.rows = dict(
                 zip(
                     names,

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 RECONCILE_EVERY_S = 60.0
 LOOP_ERRORS = (*RETRY_ERRORS, asyncpg.PostgresError)
-"""What the loops outlive, so that running jobs do: also a function that a migration under way has replaced."""
+"""What the loops outlive, and running jobs with them: also a function that a migration is replacing."""
 STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
 LONGEST_TURN_S = 180.0
@@ -340,9 +340,7 @@ class Worker:
                     self._wake()
                 worker = self._id
                 held = self._held()
-                beat = await self._store.heartbeat(
-                    worker, self._lease, draining=self._draining, held=held
-                )
+                beat = await self._store.heartbeat(worker, self._lease, draining=self._draining, held=held)
                 self._outage.ended()
                 tries = 0
                 if beat.alive:

@@ -2,14 +2,18 @@
 
     python worker_main.py chaos_step:8,gen_image_falai:4
 
-CHAOS_CLOCK_OFFSET_S puts the clock that Python sees that many seconds off.
+CHAOS_CLOCK_OFFSET_S puts the clock that Python sees that many seconds off. SIGUSR1 writes where every task
+of the process waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
+from types import FrameType
 
 from dreamcuts.config import Settings
 from dreamcuts.errors import DreamCutsError
@@ -18,7 +22,19 @@ from dreamcuts.service import run_service
 from tests.chaos.jobtypes import all_types
 
 
+def tell_where(number: int, frame: FrameType | None) -> None:
+    """Write the stack of every task, innermost last."""
+    for task in asyncio.all_tasks():
+        print(f"--- {task.get_name()}", file=sys.stderr)
+        step: object = task.get_coro()
+        while step is not None:
+            inner = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+            print(f"    {inner or step}", file=sys.stderr)
+            step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+
+
 def main() -> int:
+    signal.signal(signal.SIGUSR1, tell_where)
     offset = float(os.environ.get("CHAOS_CLOCK_OFFSET_S", "0"))
     if offset:
         real = time.time

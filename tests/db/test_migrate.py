@@ -76,7 +76,7 @@ def test_from_empty_and_again(empty_database: str) -> None:
 
 
 def test_an_empty_database_says_what_to_do(empty_database: str) -> None:
-    with pytest.raises(DatabaseError, match='no DreamCuts schema yet. Run "dreamcuts db migrate"'):
+    with pytest.raises(DatabaseError, match=r'no DreamCuts schema yet\. Run "dreamcuts db migrate"'):
         status(empty_database).check()
 
 

@@ -49,7 +49,8 @@ def test_a_refusal_says_the_numbers(ledger: Ledger) -> None:
     with refused(SPEND_LIMIT) as info:
         ledger.begin(worker, held, usd=0.4)
     assert info["message"] == (
-        "the call would go over the manifest's maxTotalCost of $1.00: $0.655 spent and reserved, $0.40 more needed"
+        "the call would go over the manifest's maxTotalCost of $1.00: $0.655 spent and reserved, "
+        "$0.40 more needed"
     )
     assert (info["limit_usd"], info["committed_usd"], info["estimate_usd"]) == (1.00, 0.655, 0.4)
 

@@ -14,7 +14,7 @@ import pytest
 from dreamcuts.queue import listener as module
 from dreamcuts.queue.listener import Listener
 from dreamcuts.queue.outage import Outage, retry_delay
-from tests.support import Queue
+from tests.support import Queue, until
 
 pytestmark = pytest.mark.anyio
 
@@ -69,8 +69,7 @@ async def test_after_a_lost_connection_it_wakes_the_worker_and_hears_again(
 ) -> None:
     """At once, not at the next echo: with half a minute between echoes this test would not end in time."""
     async with heard.running():
-        while not heard.listener._echo.is_set():
-            await anyio.sleep(0.005)
+        await until(heard.listener._echo.is_set)
         ended = queue.rows(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name = 'dreamcuts' and datname = current_database()"
@@ -107,8 +106,7 @@ async def test_a_deaf_connection_is_found_out_by_its_own_echo(
         async with heard.running():
             await heard.until("jobs:", times=3)  # it goes on trying
             monkeypatch.setattr(module, "open_connection", listens)
-            while not any("arrive again" in message for message in caplog.messages):
-                await anyio.sleep(0.005)
+            await until(lambda: any("arrive again" in message for message in caplog.messages))
     warnings = [message for message in caplog.messages if "do not arrive" in message]
     assert len(warnings) == 1  # said once, however often it is tried
 

@@ -16,7 +16,7 @@ from dreamcuts.queue.models import Completed, Failed, HandedBack, Job, Outcome, 
 from dreamcuts.queue.outage import Outage
 from dreamcuts.queue.outbox import Outbox
 from dreamcuts.queue.store import Store
-from tests.support import Queue
+from tests.support import Queue, until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,8 +123,7 @@ async def test_the_database_goes_away_and_outcomes_are_kept(
         outside.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
         bench.put(*(Completed(job, {"kept": True}) for job in jobs))
         async with bench.running():
-            while bench.outbox._outage._since is None:
-                await anyio.sleep(0.005)
+            await until(lambda: bench.outbox._outage._since is not None)
             assert [job.job_id for job in bench.outbox.held()] == ["a", "b"]
             outside.execute(f'alter database "{name}" allow_connections true')  # type: ignore[arg-type]
     assert bench.settled == {"a": "completed", "b": "completed"}

@@ -1,4 +1,4 @@
-"""The graph of a manifest: what frees a job, what takes it along, what brings it back, and when all is over."""
+"""The graph of a manifest: what frees a job, takes it along, brings it back, and when all is over."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_a_manifest_that_failed_says_why(queue: Queue) -> None:
 
 @pytest.mark.parametrize("how", ["completed", "failed"])
 def test_jobs_added_to_a_manifest_that_was_over_open_it_again(queue: Queue, how: str) -> None:
-    manifest, jobs = queue.graph({"a": []})
+    manifest, _ = queue.graph({"a": []})
     end(queue, "a", how)
     assert queue.of_manifest(manifest)["status"] in ("done", "failed")
     queue.add(manifest, "b")

@@ -65,9 +65,7 @@ def test_becoming_ready_notifies(queue: Queue, ear: Ear) -> None:
     assert ear.heard() == ["jobs:video"]
 
 
-def test_what_is_rolled_back_is_not_heard(
-    queue: Queue, another: Callable[[], Queue], ear: Ear
-) -> None:
+def test_what_is_rolled_back_is_not_heard(queue: Queue, another: Callable[[], Queue], ear: Ear) -> None:
     producer = another()
     producer.add(None)
     producer.connection.rollback()

@@ -58,7 +58,7 @@ def test_every_error_class_has_a_policy_of_its_own(queue: Queue) -> None:
 
 
 NO_RETRY = {"content_rejected", "invalid_request", "dependency_failed", "spend_limit", "cancelled"}
-NOT_COUNTED = {"rate_limited", "auth", "quota"}
+NOT_COUNTED = {"rate_limited", "auth", "quota", "paused"}
 
 
 @pytest.mark.parametrize("error_class", [*(member.value for member in ErrorClass), "unheard_of"])

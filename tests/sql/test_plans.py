@@ -1,4 +1,4 @@
-"""What the hot statements touch with a deep queue around them: the plans are those of the functions themselves."""
+"""What the hot statements touch in a deep queue: the plans are those of the functions themselves."""
 
 from __future__ import annotations
 

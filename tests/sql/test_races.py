@@ -1,4 +1,4 @@
-"""Two transactions at once. Each race is set up for certain: one waits, as Postgres itself says, for the other."""
+"""Two transactions at once. No race is left to chance: one waits, as Postgres itself says, for the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what on Supabase: every table, view, sequence and function is tried, as the catalog lists them."""
+"""Who may do what on Supabase: all tables, views, sequences and functions are tried, as the catalog has them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from psycopg.types.json import Jsonb
 from dreamcuts.db.migrate import migrate
 from tests.support import Queue
 
-# Roles belong to the server and stay; everything else is as Supabase sets a project up.
-ROLES = """
-    do $$ begin
-        if to_regrole('anon') is null then create role anon nologin; end if;
-        if to_regrole('authenticated') is null then create role authenticated nologin; end if;
-        if to_regrole('service_role') is null then create role service_role nologin bypassrls; end if;
-    end $$;
-"""
+# As Supabase sets a project up. Roles belong to the server, which is this test process's own.
 SUPABASE = """
+    create role anon nologin;
+    create role authenticated nologin;
+    create role service_role nologin bypassrls;
     create schema auth;
     grant usage on schema auth to anon, authenticated, service_role;
     create function auth.uid() returns uuid language sql stable
@@ -49,14 +45,12 @@ FUNCTIONS = """
 @pytest.fixture
 def supabase(empty_database: str) -> Iterator[str]:
     with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute("select pg_advisory_lock(1)")
-        connection.execute(ROLES)
-        connection.execute("select pg_advisory_unlock(1)")
         connection.execute(SUPABASE)
     migrate(empty_database)
     yield empty_database
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("drop owned by anon, authenticated, service_role")
+        connection.execute("drop role anon, authenticated, service_role")
 
 
 @pytest.fixture
@@ -93,9 +87,7 @@ def two_users(owner: Queue) -> tuple[UUID, UUID]:
     return users
 
 
-def test_a_user_reads_exactly_the_own_manifests_and_jobs(
-    owner: Queue, acting: Callable[..., Queue]
-) -> None:
+def test_a_user_reads_exactly_the_own_manifests_and_jobs(owner: Queue, acting: Callable[..., Queue]) -> None:
     first, _ = two_users(owner)
     user = acting("authenticated", first)
     assert [row["user_id"] for row in user.rows("select * from dreamcut_production_manifest")] == [first]
@@ -127,7 +119,9 @@ def test_every_relation_is_closed_but_for_what_is_meant_to_be_read(
         if not (role == "authenticated" and name in READABLE):
             with pytest.raises(DENIED):
                 outside.rows(f"select * from {name}")
-        if relation["kind"] == "v":  # none of ours can be written through, which Postgres says before it asks who does
+        if (
+            relation["kind"] == "v"
+        ):  # none of ours can be written through, which Postgres says before it asks who does
             privileges = "select, insert, update, delete, truncate, references, trigger"
             assert not owner.value("select has_table_privilege(%s, %s, %s)", role, name, privileges)
             continue
@@ -199,7 +193,8 @@ def test_views_show_no_more_than_the_caller_may_read(queue: Queue) -> None:
     if queue.connection.info.server_version < 150000:
         pytest.skip("security_invoker came with Postgres 15")
     views = queue.rows(
-        "select relname, reloptions from pg_class where relkind = 'v' and relnamespace = 'public'::regnamespace"
+        "select relname, reloptions from pg_class"
+        " where relkind = 'v' and relnamespace = 'public'::regnamespace"
     )
     assert views
     for view in views:

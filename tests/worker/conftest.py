@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from dreamcuts.worker.worker import Worker
-from tests.support import Queue
+from tests.support import Queue, until
 from tests.worker.play import Play, options, tools
 
 Start = Callable[..., AbstractAsyncContextManager[Worker]]
@@ -50,13 +50,6 @@ def start(database: str, play: Play, tmp_path: Path) -> Start:
                 worker.drain()
 
     return run
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until the condition is true; fails after half a minute."""
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.sleep(0.01)
 
 
 async def until_listening(queue: Queue, workers: int = 1) -> None:

@@ -76,7 +76,7 @@ class Play:
             await self.go.wait()
         else:
             (self._go_file.parent / f"{ctx.job.job_id}.{ctx.job.claim}").touch()
-            while not self._go_file.exists():
+            while not self._go_file.exists():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         return Result(data={"attempt": ctx.job.attempt, "claim": ctx.job.claim})
 
@@ -128,7 +128,14 @@ def tools(folder: Path) -> MakeTools:
 def options(slots: Mapping[str, int], **changes: Any) -> WorkerOptions:
     """Short times, so that tests need not wait; the database's clock decides in any case."""
     return WorkerOptions(
-        **{"slots": slots, "poll_interval": 0.05, "heartbeat": 0.1, "lease": 30, "shutdown_timeout": 20, **changes}
+        **{
+            "slots": slots,
+            "poll_interval": 0.05,
+            "heartbeat": 0.1,
+            "lease": 30,
+            "shutdown_timeout": 20,
+            **changes,
+        }
     )
 
 

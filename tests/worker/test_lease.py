@@ -1,14 +1,15 @@
-"""A worker that loses its lease, its connections or the answer to a statement loses no job and runs none twice."""
+"""A worker that loses its lease, its connections or an answer loses no job and runs none twice."""
 
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
 
 from dreamcuts.queue.store import Store
-from tests.support import Queue, is_blocked
-from tests.worker.conftest import Start, until, until_listening
+from tests.support import Queue, is_blocked, until
+from tests.worker.conftest import Start, until_listening
 from tests.worker.play import Play
 from tests.worker.test_running import do, status
 
@@ -51,7 +52,7 @@ async def test_all_connections_are_lost_in_the_middle_of_a_job(
         await until(lambda: play.active == 3)
         for _ in range(3):
             queue.rows(KILL)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         play.go.set()
         await until(lambda: set(status(queue, *jobs)) == {"completed"})
         more = queue.add(None)
@@ -137,7 +138,9 @@ async def test_a_heartbeat_that_is_late_does_not_stop_the_job_s_next_claim(
             await until(
                 lambda: any(
                     is_blocked(queue.connection, row["pid"])
-                    for row in queue.rows("select pid from pg_stat_activity where query like '%%dreamcut_heartbeat%%'")
+                    for row in queue.rows(
+                        "select pid from pg_stat_activity where query like '%%dreamcut_heartbeat%%'"
+                    )
                 )
             )
             queue.release(job)

@@ -11,8 +11,8 @@ import anyio
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.support import Queue
-from tests.worker.conftest import Start, until, until_listening
+from tests.support import Queue, until
+from tests.worker.conftest import Start, until_listening
 from tests.worker.play import SECRET, Play
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +24,10 @@ def do(what: str, **more: Any) -> Jsonb:
 
 def status(queue: Queue, *jobs: UUID) -> list[str]:
     return [str(queue.job(job)["status"]) for job in jobs]
+
+
+def completed(queue: Queue) -> int:
+    return int(queue.value("select count(*) from dreamcut_jobs where status = 'completed'"))
 
 
 async def run_until_idle(start: Start, **changes: Any) -> dict[str, int]:
@@ -57,7 +61,9 @@ async def test_slots_hold_for_each_type(start: Start, queue: Queue) -> None:
         assert queue.value("select count(*) from dreamcut_jobs where status = 'processing'") == 4
         first.go.set()
         second.go.set()
-        await until(lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 12)
+        await until(
+            lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 12
+        )
     assert first.most == second.most == 2
 
 
@@ -171,7 +177,9 @@ async def test_two_workers_share_five_hundred_jobs_and_each_runs_once(start: Sta
     )
     first, second = Play(), Play()
     async with start(slots=20, types=(first,)), start(slots=20, types=(second,)):
-        await until(lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 500)
+        await until(
+            lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 500
+        )
     assert len(first.runs) + len(second.runs) == 500
     assert len({*first.runs, *second.runs}) == 500
     assert queue.value("select max(claims) from dreamcut_jobs") == 1
@@ -183,7 +191,12 @@ async def test_it_says_how_it_stands(start: Start, queue: Queue, play: Play) -> 
     async with start(slots=4) as worker:
         await until(lambda: play.active == 1)
         (line,) = worker.worker_statuses()
-        assert (line.name, line.is_running, line.active_jobs, line.max_concurrent_jobs) == ("play", True, 1, 4)
+        assert (line.name, line.is_running, line.active_jobs, line.max_concurrent_jobs) == (
+            "play",
+            True,
+            1,
+            4,
+        )
         assert worker.is_beating() is True
         play.go.set()
         await until(lambda: worker.counts.get("completed") == 1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tests.support import Queue
-from tests.worker.conftest import Start, until, until_listening
+from tests.support import Queue, until
+from tests.worker.conftest import Start, until_listening
 from tests.worker.play import Play
 from tests.worker.test_running import do, status
 
 pytestmark = pytest.mark.anyio
+
+SUBMITTED = "select count(*) from dreamcut_provider_calls where request_id is not null"
 
 
 async def test_a_draining_worker_lets_its_jobs_finish_and_claims_no_more(
@@ -80,7 +82,9 @@ async def test_the_open_call_of_a_cancelled_job_is_cancelled_too(
 ) -> None:
     job = queue.add(None, payload=do("paid"))
     async with start():
-        await until(lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null"))
+        await until(
+            lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null")
+        )
         queue.cancel(job)
         await until(lambda: queue.value("select status from dreamcut_provider_calls") != "submitted")
     row = queue.row("select status, error from dreamcut_provider_calls")
@@ -94,7 +98,9 @@ async def test_the_open_call_of_a_job_that_goes_back_stays_open(
 ) -> None:
     job = queue.add(None, payload=do("paid"))
     async with start():
-        await until(lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null"))
+        await until(
+            lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null")
+        )
         if how == "release":
             with queue.connection.transaction():  # and nobody claims it again
                 queue.release(job)

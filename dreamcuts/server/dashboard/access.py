@@ -50,7 +50,9 @@ class Access:
         cookie = request.cookies.get(COOKIE, "")
         body, _, signature = cookie.rpartition(".")
         until = body.split(".")[0]
-        if not self._token or not hmac.compare_digest(signature.encode(), self._sign("session", body).encode()):
+        if not self._token or not hmac.compare_digest(
+            signature.encode(), self._sign("session", body).encode()
+        ):
             return None
         return cookie if until.isdecimal() and int(until) > time.time() else None
 

@@ -163,7 +163,9 @@ class Dashboard:
             "said": "",
         }
 
-    def _show(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+    def _show(
+        self, request: Request, template: str, values: Mapping[str, Any], status: int = 200
+    ) -> Response:
         said = unquote(request.cookies.get(SAID, ""))
         context = self._common(request) | {"address": None, "said": said} | dict(values)
         html = self._templates.get_template(template).render(context)
@@ -210,5 +212,3 @@ async def _form(request: Request) -> dict[str, str]:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
     except ValueError:
         raise HTTPException(400, "The form cannot be read.") from None
-
-

@@ -106,7 +106,9 @@ def _critical(
     total: dict[str, float] = {}
     through: dict[str, str | None] = {}
     for name in order:
-        longest = max((other for other in before[name] if other in total), key=total.__getitem__, default=None)
+        longest = max(
+            (other for other in before[name] if other in total), key=total.__getitem__, default=None
+        )
         through[name] = longest
         total[name] = _work_ms(by_id[name], mean_ms) + (total[longest] if longest is not None else 0.0)
     if not total:

@@ -59,9 +59,7 @@ async def overview(reader: Reader, path: Mapping[str, str], query: Mapping[str, 
         "oldest_s": max([row["lag_s"] for row in lag], default=None),
         "throughput": throughput,
         "busiest": max([1, *(row["completed"] + row["retried"] + row["failed"] for row in throughput)]),
-        "hour": {
-            what: sum(row[what] for row in throughput) for what in ("completed", "retried", "failed")
-        },
+        "hour": {what: sum(row[what] for row in throughput) for what in ("completed", "retried", "failed")},
         "failures": failures,
         "spend": spend,
         "dearest": max([0.01, *(float(row["cost_usd"]) for row in spend)]),
@@ -221,4 +219,6 @@ def _moment(text: str | None) -> datetime | None:
     try:
         return datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
-        raise HTTPException(400, f"before must be a time such as 2026-01-31T12:00:00Z, not {text[:40]!r}.") from None
+        raise HTTPException(
+            400, f"before must be a time such as 2026-01-31T12:00:00Z, not {text[:40]!r}."
+        ) from None
