@@ -45,14 +45,14 @@ class Queue:
 
     def rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(sql, values).fetchall()  # type: ignore[arg-type]
+            return cursor.execute(sql, values).fetchall()
 
     def value(self, sql: str, *values: Any) -> Any:
         (found,) = self.row(sql, *values).values()
         return found
 
     def run(self, sql: str, *values: Any) -> int:
-        return self.connection.execute(sql, values).rowcount  # type: ignore[arg-type]
+        return self.connection.execute(sql, values).rowcount
 
     def job(self, job: UUID) -> dict[str, Any]:
         return self.row("select * from dreamcut_jobs where id = %s", job)

@@ -147,7 +147,7 @@ def resume(provider: str) -> None:
     with Money.connect(database_url()) as money:
         _check_name(money, provider)
         jobs = money.resume(provider)
-    click.echo(f"{provider} is resumed; {jobs} waiting job{'s' if jobs != 1 else ''} go on")
+    click.echo(f"{provider} is resumed; waiting jobs that go on at once: {jobs}")
 
 
 @providers.command()

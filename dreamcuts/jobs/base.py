@@ -98,6 +98,10 @@ class CallLog(Protocol):
         """Calls of earlier attempts that still have no outcome, oldest first."""
         ...
 
+    async def made_calls(self) -> list[OpenCall]:
+        """Calls of earlier attempts that succeeded, and whose ticket is known; latest first."""
+        ...
+
     async def begin(
         self,
         provider: str,

@@ -4,7 +4,8 @@ Every job type that spends money goes through here. The rules:
 
 - The intent is recorded before a request goes out, and the outcome after it (`dreamcut_provider_calls`).
 - A queued call (fal, Shotstack) is closed only when its file is stored. A job that is claimed again, after a
-  crash, a deploy or a failed download, picks the open call up by its ticket and goes on polling.
+  crash, a deploy or a failed download, picks the open call up by its ticket and goes on polling. So does one
+  whose call succeeded, but whose own outcome was lost before it was written.
 - A call without a ticket was lost between its intent and its answer: it is closed as `unknown`.
 - A direct call (ElevenLabs) cannot be resumed; a crash during one leaves it to be closed as `unknown`.
 - Cancellation leaves an open call open. Submitting is finished first, so that its ticket is not lost.
@@ -178,11 +179,20 @@ async def _resumable(ctx: JobContext, steps: Sequence[Step]) -> OpenCall | None:
             await ctx.calls.finish(
                 call.id, "unknown", error="no step of the job's chain makes this call any more"
             )
+    if usable is None and ctx.job.claim > 1:
+        for call in await ctx.calls.made_calls():
+            if any(_makes(call, step) for step in steps):
+                return call  # its worker was lost between the provider's success and the job's
     return usable
 
 
 def _fits(call: OpenCall, step: Step) -> bool:
     return (call.provider, call.endpoint) == (step.provider, step.endpoint)
+
+
+def _makes(call: OpenCall, step: Step) -> bool:
+    """Whether the step would send what the call has sent."""
+    return _fits(call, step) and isinstance(step.plan, Request) and step.plan.body == call.request
 
 
 def _step_of(call: OpenCall, steps: Sequence[Step]) -> int:

@@ -53,6 +53,7 @@ def check_manifest(
         problems += _derivation_problems(model)
         specs = decompose(model)
     if model is not None:
+        problems += _flag_problems(model)
         problems += _time_problems(model)
         problems += _identity_problems(model)
         problems += _reference_problems(model, specs)
@@ -110,6 +111,21 @@ def _payload_problems(prefix: str, model: type[BaseModel], payload: Mapping[str,
         model.model_validate(filled)
     except ValidationError as error:
         yield from _model_problems(prefix, error)
+
+
+def _flag_problems(model: Manifest) -> Iterable[str]:
+    """Feature flags that money depends on: one that cannot be read must not be taken for none."""
+    flags = model.metadata.feature_flags
+    limit, reuse = flags.get("maxTotalCost"), flags.get("reuseAssets")
+    if limit is not None:
+        try:
+            readable = not isinstance(limit, bool) and 0 <= float(limit) < float("inf")
+        except (TypeError, ValueError):
+            readable = False
+        if not readable:
+            yield f"metadata.featureFlags.maxTotalCost is {_show(limit)}; write US dollars, 0 or more."
+    if reuse not in (None, True, False, "always"):
+        yield f'metadata.featureFlags.reuseAssets is {_show(reuse)}; write true, false or "always".'
 
 
 def _time_problems(model: Manifest) -> Iterable[str]:

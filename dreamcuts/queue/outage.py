@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 
@@ -19,6 +20,13 @@ class Outage:
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._over: float | None = None
+
+    def seconds_since(self) -> float:
+        """Seconds since the last outage was over: infinity if there was none, 0 during one."""
+        if self._since is not None:
+            return 0.0
+        return math.inf if self._over is None else time.monotonic() - self._over
 
     def failed(self, error: BaseException) -> None:
         """A statement failed for want of the database."""
@@ -40,6 +48,7 @@ class Outage:
                 extra={"tag": "DATABASE"},
             )
             self._since = None
+            self._over = time.monotonic()
 
 
 def retry_delay(tries: int) -> float:

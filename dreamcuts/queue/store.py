@@ -171,6 +171,10 @@ class Store:
         """The job's provider calls without an outcome, oldest first."""
         return await self._run("open_calls", job=job)
 
+    async def made_calls(self, job: UUID) -> list[asyncpg.Record]:
+        """The job's calls that succeeded at a provider with a queue of its own, latest first."""
+        return await self._run("made_calls", job=job)
+
     async def begin_call(
         self,
         worker: UUID,
@@ -182,12 +186,13 @@ class Store:
         request: Mapping[str, Any],
         estimate_usd: float | None,
         request_hash: str | None = None,
+        call: UUID | None = None,
     ) -> UUID:
-        """Record the intent to call a provider.
+        """Record the intent to call a provider, as `call`. The same id may be asked for again.
 
         Raises LeaseLost if the job is no longer ours, CallRefused if the call may not be made now.
         """
-        call = await self._value(
+        begun = await self._value(
             "begin_call",
             worker=worker,
             job=job.id,
@@ -198,8 +203,9 @@ class Store:
             request=dict(request),
             estimate_usd=estimate_usd,
             request_hash=request_hash,
+            call=call,
         )
-        return UUID(str(call))
+        return UUID(str(begun))
 
     async def find_reusable(self, job: UUID, request_hash: str) -> asyncpg.Record | None:
         """The job that made the same before, for the same user; None if there is none."""
@@ -283,7 +289,7 @@ class Store:
                 raise LeaseLost(str(error)) from None
             if error.sqlstate in CALL_REFUSED:
                 info = json.loads(getattr(error, "detail", None) or "{}")
-                raise CallRefused(str(error), str(error.sqlstate), info) from None
+                raise CallRefused(str(error.args[0]), str(error.sqlstate), info) from None
             raise
 
     async def _connection(self, stack: contextlib.AsyncExitStack) -> Any:

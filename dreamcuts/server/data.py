@@ -28,7 +28,7 @@ STATEMENT_S = 8.0
 
 
 class Reader:
-    """Named queries over a small pool. Open it in the event loop that uses it: `async with reader.opened():`."""
+    """Named queries over a small pool. Open it where it is used: `async with reader.opened():`."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

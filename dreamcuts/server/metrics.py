@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from dreamcuts.errors import DatabaseError
+from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.queue.models import Completed, Failed, Job, Outcome, Settled
 from dreamcuts.server.data import Reader, Row
 from dreamcuts.server.state import RunningState
@@ -28,6 +29,7 @@ RUN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 FRESH_S = 5.0
 LONGEST_CALL_S = 86_400.0
+QUEUE_QUERIES = ("metrics_depth", "metrics_lag", "metrics_workers", "metrics_providers", "metrics_stalled")
 
 
 class Metrics:
@@ -139,22 +141,10 @@ class Exposition:
         self._registry.register(self._queue)
 
     async def __call__(self) -> tuple[bytes, str]:
-        """The text and its content type. Never fails for want of the database: `dreamcuts_database_up` is 0."""
+        """The text and its content type; without the database, what this process knows."""
         try:
-            names = (
-                "metrics_depth",
-                "metrics_lag",
-                "metrics_workers",
-                "metrics_providers",
-                "metrics_stalled",
-            )
-            self._queue.rows = dict(
-                zip(
-                    names,
-                    await asyncio.gather(*(self._reader.shared(name, max_age=FRESH_S) for name in names)),
-                    strict=True,
-                )
-            )
+            asked = [self._reader.shared(name, max_age=FRESH_S) for name in QUEUE_QUERIES]
+            self._queue.rows = dict(zip(QUEUE_QUERIES, await asyncio.gather(*asked), strict=True))
         except DatabaseError:
             self._queue.rows = None
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
@@ -165,14 +155,16 @@ class WorkerCollector(Collector):
 
     def __init__(self, state: RunningState) -> None:
         self._state = state
+        self._full_names = {job_type.short_name: name for name, job_type in load_job_types().items()}
 
     def collect(self) -> Iterator[Metric]:
         """The gauges."""
         slots = GaugeMetricFamily("dreamcuts_worker_slots", "Slots of this worker", labels=["type"])
         active = GaugeMetricFamily("dreamcuts_worker_active_jobs", "Jobs running in it", labels=["type"])
         for status in self._state.worker_statuses():
-            slots.add_metric([status.name], status.max_concurrent_jobs)
-            active.add_metric([status.name], status.active_jobs)
+            name = self._full_names.get(status.name, status.name)
+            slots.add_metric([name], status.max_concurrent_jobs)
+            active.add_metric([name], status.active_jobs)
         yield slots
         yield active
         yield GaugeMetricFamily(

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import anyio
 
@@ -47,21 +47,17 @@ class StoredCalls:
         self._job = job
         self._price_missing = price_missing
         self._observer = observer
+        self._closed: set[UUID] = set()
 
     async def open_calls(self) -> list[OpenCall]:
         """Calls of earlier attempts that still have no outcome, oldest first."""
-        rows = await patiently(lambda: self._store.open_calls(self._job.id))
-        return [
-            OpenCall(
-                id=row["id"],
-                provider=row["provider"],
-                endpoint=row["endpoint"],
-                request=row["request"],
-                ticket=None if row["request_id"] is None else Ticket(row["request_id"], row["ticket"]),
-                step=row["step"],
-            )
-            for row in rows
-        ]
+        return [_call(row) for row in await patiently(lambda: self._store.open_calls(self._job.id))]
+
+    async def made_calls(self) -> list[OpenCall]:
+        """Calls of earlier attempts that succeeded, and whose ticket is known; latest first."""
+        calls = [_call(row) for row in await patiently(lambda: self._store.made_calls(self._job.id))]
+        self._closed |= {call.id for call in calls}
+        return calls
 
     async def begin(
         self,
@@ -146,7 +142,9 @@ class StoredCalls:
         error: str | None = None,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Close the call."""
+        """Close the call. One of `made_calls` is closed already, and stays as it is."""
+        if call in self._closed:
+            return
         cost = _amount(cost_usd)
         await patiently(
             lambda: self._store.finish_call(call, status, cost_usd=cost, error=error, detail=detail)
@@ -173,6 +171,8 @@ class StoredCalls:
     ) -> UUID:
         """Ask once. A job that is stopped meanwhile leaves no call behind: its request never went out."""
 
+        call = uuid4()
+
         async def ask() -> UUID:
             return await patiently(
                 lambda: self._store.begin_call(
@@ -184,6 +184,7 @@ class StoredCalls:
                     request=request,
                     estimate_usd=estimate,
                     request_hash=hashed,
+                    call=call,
                 )
             )
 
@@ -203,10 +204,21 @@ class StoredCalls:
             raise
 
 
+def _call(row: Mapping[str, Any]) -> OpenCall:
+    return OpenCall(
+        id=row["id"],
+        provider=row["provider"],
+        endpoint=row["endpoint"],
+        request=row["request"],
+        ticket=None if row["request_id"] is None else Ticket(row["request_id"], row["ticket"]),
+        step=row["step"],
+    )
+
+
 def _job_error(refused: CallRefused, provider: str) -> JobError:
     """What a refusal means for the job."""
     info = {"provider": provider, **refused.info}
-    message = str(refused)[:1].upper() + str(refused)[1:] + "."
+    message = f"{refused}."
     if refused.kind == SPEND_LIMIT:
         return JobError(message, error_class=ErrorClass.SPEND_LIMIT, try_next=True, detail=info)
     wait = float(info.get("wait_s") or 1)

@@ -31,8 +31,9 @@ import anyio
 import anyio.abc
 import asyncpg
 
+from dreamcuts.db.migrate import first_line
 from dreamcuts.db.pool import RETRY_ERRORS, open_pool
-from dreamcuts.errors import LeaseLost
+from dreamcuts.errors import DatabaseError, LeaseLost
 from dreamcuts.jobs.base import Job, JobType
 from dreamcuts.queue.listener import Listener
 from dreamcuts.queue.models import Completed, Failed, Heartbeat, Settled
@@ -170,7 +171,10 @@ class Worker:
             self._store = Store(pool)
             self._outbox = Outbox(self._store, self._outage, self._settled)
             self._tools = await stack.enter_async_context(self._make_tools(self._store))
-            await self._register()
+            try:
+                await self._register()
+            except RETRY_ERRORS as error:
+                raise DatabaseError(f"Postgres went away at the start: {first_line(error)}.") from None
             async with anyio.create_task_group() as loops:
                 if handle_signals:
                     await loops.start(self._obey_signals)
@@ -330,7 +334,9 @@ class Worker:
         reconciled = time.monotonic()
         tries = 0
         while True:
-            with anyio.move_on_after(retry_delay(tries) if tries else self._options.heartbeat):
+            # Never later than usual: once the database is back, there is little of the lease left.
+            pause = min(self._options.heartbeat, retry_delay(tries)) if tries else self._options.heartbeat
+            with anyio.move_on_after(pause):
                 await self._beat_now.wait()
             self._beat_now = anyio.Event()
             self._last_turn = time.monotonic()
@@ -366,7 +372,9 @@ class Worker:
             # What we claimed again since we asked is ours: the answer is about the claim before.
             if attempt is not None and attempt.job.claim == asked[job]:
                 attempt.stop("cancelled" if job in beat.cancelled else "taken")
-        if beat.rescue_due:
+        # After an outage everybody's lease has run out. Who is back first leaves the others the time to say that
+        # they live: what they hold is running, or finished and only to be written.
+        if beat.rescue_due and self._outage.seconds_since() > self._options.lease:
             for rescued in await self._store.rescue():
                 log.warning("Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status)
 

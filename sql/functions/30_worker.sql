@@ -22,6 +22,14 @@ begin
     where worker.state in ('stopped', 'lost') and worker.heartbeat_at < now() - interval '1 day';
 end $$;
 
+-- Whether a worker counts as dead: its lease ran out, and the server has been up for as long as the lease, so that
+-- the worker could have said that it lives. After a restart of Postgres everybody's lease has run out.
+create or replace function dreamcut_is_lease_over(p_worker dreamcut_workers) returns boolean
+language sql stable set search_path = public, pg_temp as $$
+    select p_worker.lease_expires_at < now()
+        and pg_postmaster_start_time() + (p_worker.lease_expires_at - p_worker.heartbeat_at) < now()
+$$;
+
 -- Extend the lease, and learn what happened meanwhile. p_jobs and p_claims, side by side, are the jobs that
 -- the worker believes to hold.
 -- alive: false if the incarnation was declared lost; it must drop everything and register anew.
@@ -53,7 +61,7 @@ begin
 
     rescue_due := exists (
         select 1 from dreamcut_workers worker
-        where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
+        where worker.state in ('live', 'draining') and dreamcut_is_lease_over(worker)
     );
 end $$;
 
@@ -434,7 +442,7 @@ begin
     with expired as (
         select worker.id
         from dreamcut_workers worker
-        where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
+        where worker.state in ('live', 'draining') and dreamcut_is_lease_over(worker)
         for update skip locked
     ), lost as (
         update dreamcut_workers worker

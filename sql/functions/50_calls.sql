@@ -11,17 +11,19 @@
 -- provider is paused. The last three have a DETAIL in JSON (see 55_providers.sql).
 
 drop function if exists dreamcut_begin_call(uuid, uuid, int, text, text, int, jsonb, numeric);
+drop function if exists dreamcut_begin_call(uuid, uuid, int, text, text, int, jsonb, numeric, text);
 
 -- Record the intent to call, if it may be made. p_estimate_usd is reserved until the call is closed; null (the
 -- price is not known) reserves nothing, and the row's detail says unpriced.
+-- p_call is the id of the row, so that a worker may ask again when the answer was lost with its connection.
 -- Called right before the request. Raises DC001 to DC004. Locks: as above.
 create or replace function dreamcut_begin_call(
     p_worker uuid, p_job uuid, p_claim int, p_provider text, p_endpoint text, p_step int, p_request jsonb,
-    p_estimate_usd numeric, p_request_hash text default null
+    p_estimate_usd numeric, p_request_hash text default null, p_call uuid default null
 ) returns uuid
 language plpgsql set search_path = public, pg_temp as $$
 declare
-    v_call constant uuid := gen_random_uuid();
+    v_call constant uuid := coalesce(p_call, gen_random_uuid());
     v_estimate constant numeric := round(p_estimate_usd, 6);
     v_manifest uuid;
     v_job_limit numeric;
@@ -29,6 +31,19 @@ declare
     v_job_id text;
     v_type text;
 begin
+    if p_call is not null then
+        perform 1
+        from dreamcut_provider_calls call
+        join dreamcut_jobs job on job.id = call.job
+        where call.id = p_call
+            and job.worker_id = p_worker
+            and job.claims = p_claim
+            and job.status = 'processing';
+        if found then
+            return p_call;  -- asked before, and admitted
+        end if;
+    end if;
+
     select job.manifest_id,
         dreamcut_usd(job.payload -> 'costLimit', 'costLimit'),
         dreamcut_usd(manifest.manifest_json #> '{metadata,featureFlags,maxTotalCost}', 'featureFlags.maxTotalCost')
@@ -73,7 +88,8 @@ begin
          estimate_usd, detail, created_at)
     values (v_call, p_job, v_manifest, v_job_id, v_type, p_claim, p_worker, p_provider, p_endpoint, p_step,
             p_request, p_request_hash, v_estimate,
-            case when v_estimate is null then '{"unpriced": true}'::jsonb end, clock_timestamp());
+            case when v_estimate is null then '{"unpriced": true}'::jsonb end, clock_timestamp())
+    on conflict (id) do nothing;  -- the first try was still under way
     return v_call;
 end $$;
 

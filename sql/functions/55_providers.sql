@@ -42,7 +42,7 @@ begin
     if v_committed + coalesce(p_estimate_usd, 0) > p_limit_usd
         or (p_estimate_usd is null and v_committed >= p_limit_usd)
     then
-        raise exception 'the call would go over % of $%: $% spent and reserved, % more needed',
+        raise exception 'The call would go over % of $%: $% spent and reserved, % more needed',
                 p_what, dreamcut_dollars(p_limit_usd), dreamcut_dollars(v_committed),
                 coalesce('$' || dreamcut_dollars(p_estimate_usd), 'an unknown amount')
             using errcode = 'DC003',

@@ -268,7 +268,7 @@ select manifest.id as manifest_id, manifest.user_id, manifest.status, manifest.c
     jobs.cancelled_jobs,
     case when manifest.status = 'done' then 100
          when jobs.total_jobs = 0 then 0
-         else round(100.0 * (jobs.total_jobs - jobs.pending_jobs - jobs.processing_jobs) / jobs.total_jobs, 1)
+         else round(100.0 * jobs.completed_jobs / jobs.total_jobs, 1)
     end as progress_percent,
     case when manifest.status in ('done', 'failed') then 0 else jobs.time_left_ms end as time_left_ms
 from dreamcut_production_manifest manifest
@@ -295,7 +295,7 @@ cross join lateral (
 ) jobs;
 
 comment on view dreamcut_production_progress is
-    'Each manifest with its jobs by status, percent done and time left, estimated from the last 24 hours. Ask for one, or for the newest few.';
+    'Each manifest with its jobs by status, percent completed and time left, estimated from the last 24 hours. Ask for one, or for the newest few.';
 
 create or replace view dreamcut_worker_states as
 select worker.id, worker.host, worker.pid, worker.version, worker.types, worker.slots,

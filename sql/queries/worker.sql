@@ -74,10 +74,18 @@ from dreamcut_provider_calls
 where job = @job::uuid and status in ('intent', 'submitted')
 order by created_at;
 
+-- name: made_calls :many
+-- What a provider made for this job, and can still hand over: calls that succeeded although the job did not end,
+-- because its worker was lost between the two. The latest first.
+select id, provider, endpoint, step, request, request_id, ticket
+from dreamcut_provider_calls
+where job = @job::uuid and status = 'succeeded' and request_id is not null
+order by created_at desc;
+
 -- name: begin_call :scalar
 select dreamcut_begin_call(
     @worker::uuid, @job::uuid, @claim::int, @provider::text, @endpoint::text, @step::int, @request::jsonb,
-    @estimate_usd::numeric, @request_hash::text
+    @estimate_usd::numeric, @request_hash::text, @call::uuid
 );
 
 -- name: submitted_call :exec

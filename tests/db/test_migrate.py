@@ -82,7 +82,7 @@ def test_an_empty_database_says_what_to_do(empty_database: str) -> None:
 
 def test_the_script_for_psql_makes_the_same_schema(empty_database: str, database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute(full_sql())  # type: ignore[arg-type]
+        connection.execute(full_sql())
     scripted, migrated = catalog(empty_database), catalog(database)
     for name in CATALOG:
         assert scripted[name] == migrated[name], name

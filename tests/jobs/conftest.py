@@ -52,6 +52,13 @@ class MemoryCalls:
             if row.status == "open"
         ]
 
+    async def made_calls(self) -> list[OpenCall]:
+        return [
+            OpenCall(row.id, row.provider, row.endpoint, row.request, row.ticket, row.step)
+            for row in reversed(self.rows)
+            if row.status == "succeeded" and row.ticket is not None
+        ]
+
     async def begin(
         self,
         provider: str,

@@ -9,6 +9,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from dreamcuts.errors import InvalidRequest
+from dreamcuts.jobs.base import Payload
+from dreamcuts.manifest.validate import check_manifest
+from dreamcuts.worker.attempt import validated
 from tests.money.conftest import LIMIT, SPEND_LIMIT, Ledger, manifest_with, refused
 from tests.money.test_limits import at_once
 from tests.support import Blocked
@@ -49,7 +53,7 @@ def test_a_refusal_says_the_numbers(ledger: Ledger) -> None:
     with refused(SPEND_LIMIT) as info:
         ledger.begin(worker, held, usd=0.4)
     assert info["message"] == (
-        "the call would go over the manifest's maxTotalCost of $1.00: $0.655 spent and reserved, "
+        "The call would go over the manifest's maxTotalCost of $1.00: $0.655 spent and reserved, "
         "$0.40 more needed"
     )
     assert (info["limit_usd"], info["committed_usd"], info["estimate_usd"]) == (1.00, 0.655, 0.4)
@@ -161,3 +165,27 @@ def test_the_manifest_is_locked_before_the_job_as_everywhere(ledger: Ledger, dat
             open_transaction.commit()
             with refused("DC001"):
                 call.result()
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"maxTotalCost": "ten"}, "maxTotalCost is 'ten'; write US dollars, 0 or more"),
+        ({"maxTotalCost": -1}, "maxTotalCost is -1; write US dollars"),
+        ({"maxTotalCost": True}, "maxTotalCost is True; write US dollars"),
+        ({"reuseAssets": "yes"}, "reuseAssets is 'yes'; write true, false"),
+        ({"maxTotalCost": 2.5, "reuseAssets": "always"}, None),
+    ],
+)
+def test_flags_are_checked_before_anything_is_written(flags: dict[str, Any], problem: str | None) -> None:
+    scenes = [{"id": "s1", "durationSeconds": 5}]
+    manifest = {"metadata": {"durationSeconds": 5, "featureFlags": flags}, "scenes": scenes}
+    found = [line for line in check_manifest(manifest) if "featureFlags" in line]
+    assert len(found) == (0 if problem is None else 1), found
+    assert (problem or "") in "".join(found)
+
+
+@pytest.mark.parametrize("field", ["costLimit", "reuse"])
+def test_a_payload_with_a_negative_limit_is_refused_before_any_call(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=field):
+        validated(Payload, {field: -1 if field == "costLimit" else "sometimes"})

@@ -113,19 +113,31 @@ async def test_outcomes_of_a_lost_incarnation_are_dropped(bench: Bench, queue: Q
     assert [job.job_id for job in bench.outbox.held()] == ["b"]
 
 
+async def test_what_was_being_written_at_the_end_is_still_held(bench: Bench, queue: Queue) -> None:
+    """So that a worker which is cut short does not say that it leaves nothing behind."""
+    (job,) = await bench.claim(queue, "a")
+    bench.store.go_on = anyio.Event()
+    bench.put(Completed(job, {}))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.outbox.run)
+        await until(lambda: bench.store.batches)
+        tasks.cancel_scope.cancel()
+    assert bench.outbox.held() == [job]
+
+
 async def test_the_database_goes_away_and_outcomes_are_kept(
     bench: Bench, queue: Queue, database: str, postgres_server: object
 ) -> None:
     jobs = await bench.claim(queue, "a", "b")
     name = database.rsplit("/", 1)[1]
     with psycopg.connect(database.rsplit("/", 1)[0] + "/postgres", autocommit=True) as outside:
-        outside.execute(f'alter database "{name}" allow_connections false')  # type: ignore[arg-type]
+        outside.execute(f'alter database "{name}" allow_connections false')
         outside.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
         bench.put(*(Completed(job, {"kept": True}) for job in jobs))
         async with bench.running():
             await until(lambda: bench.outbox._outage._since is not None)
             assert [job.job_id for job in bench.outbox.held()] == ["a", "b"]
-            outside.execute(f'alter database "{name}" allow_connections true')  # type: ignore[arg-type]
+            outside.execute(f'alter database "{name}" allow_connections true')
     assert bench.settled == {"a": "completed", "b": "completed"}
     with psycopg.connect(database) as again:
         assert Queue(again).job(jobs[0].id)["result"] == {"kept": True}

@@ -24,4 +24,4 @@ def queue(connection: psycopg.Connection[Any]) -> Iterator[Queue]:
 def another(database: str) -> Iterator[Callable[[], Queue]]:
     """Makes the queue on connections of its own, not in autocommit mode: each test ends its transactions."""
     with ExitStack() as stack:
-        yield lambda: Queue(stack.enter_context(psycopg.connect(database)))
+        yield lambda: Queue(stack.enter_context(psycopg.connect(database, options="-c lock_timeout=20s")))

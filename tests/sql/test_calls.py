@@ -1,4 +1,4 @@
-"""The rows of paid calls: begun only by who holds the job, not lost once there is a request id, closed once."""
+"""Rows of paid calls: begun only by who holds the job, not lost once there is a request id, closed once."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Ear:
 
     def heard(self) -> list[str]:
         self._connection.execute("select pg_notify('dreamcut_jobs', %s)", [END])
-        heard = []
+        heard: list[str] = []
         for notification in self._connection.notifies(timeout=30):
             if notification.payload == END:
                 return sorted(heard)

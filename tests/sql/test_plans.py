@@ -34,7 +34,7 @@ def deep(database: str) -> Iterator[Queue]:
     with psycopg.connect(database, autocommit=True) as connection:
         for statement in FILL.split(";\n"):
             if statement.strip():
-                connection.execute(statement)  # type: ignore[arg-type]
+                connection.execute(statement)
         connection.execute("vacuum analyze dreamcut_jobs")
         connection.execute("analyze dreamcut_workers")
         yield Queue(connection)

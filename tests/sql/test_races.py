@@ -102,7 +102,8 @@ def test_both_are_inserted_in_two_open_transactions(
     queue: Queue, another: Callable[[], Queue], database: str, order: str
 ) -> None:
     manifest = queue.manifest()
-    one, two = ("a", []), ("b", ["a"])
+    one: tuple[str, list[str]] = ("a", [])
+    two: tuple[str, list[str]] = ("b", ["a"])
     if order == "dependent first":
         one, two = two, one
     first = another()

@@ -1,4 +1,4 @@
-"""Who may do what on Supabase: all tables, views, sequences and functions are tried, as the catalog has them."""
+"""Who may do what on Supabase: all tables, views, sequences and functions of the catalog are tried."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def acting(supabase: str) -> Iterator[Callable[..., Queue]]:
     def act(role: str, user: UUID | None = None) -> Queue:
         connection = psycopg.connect(supabase, autocommit=True)
         opened.append(connection)
-        connection.execute(f"set role {role}")  # type: ignore[arg-type]
+        connection.execute(f"set role {role}")
         connection.execute("select set_config('test.user', %s, false)", [str(user or "")])
         return Queue(connection)
 
@@ -206,11 +206,11 @@ def test_a_plain_postgres_gives_nothing_to_others(queue: Queue, database: str) -
     queue.run(f"create role {name}")
     try:
         with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute(f"set role {name}")  # type: ignore[arg-type]
+            connection.execute(f"set role {name}")
             for relation in queue.rows(RELATIONS):
                 if relation["kind"] != "S":
                     with pytest.raises(DENIED):
-                        connection.execute(f"select * from {relation['name']}")  # type: ignore[arg-type]
+                        connection.execute(f"select * from {relation['name']}")
             with pytest.raises(DENIED):
                 connection.execute("select dreamcut_enqueue('work')")
     finally:

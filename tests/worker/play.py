@@ -122,7 +122,9 @@ class Play:
 
 
 def tools(folder: Path) -> MakeTools:
-    return tools_from(Settings(storage_dir=folder, storage_base_url="http://127.0.0.1:1/a", fal_key=SECRET))  # type: ignore[arg-type]
+    return tools_from(
+        Settings.load(storage_dir=folder, storage_base_url="http://127.0.0.1:1/a", fal_key=SECRET)
+    )
 
 
 def options(slots: Mapping[str, int], **changes: Any) -> WorkerOptions:

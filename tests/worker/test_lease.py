@@ -69,12 +69,12 @@ async def test_the_database_is_closed_to_everybody_for_a_while(
     async with start() as worker:
         await until(lambda: play.active == 1)
         with psycopg.connect(database.rsplit("/", 1)[0] + "/postgres", autocommit=True) as outside:
-            outside.execute(f'alter database "{name}" allow_connections false')  # type: ignore[arg-type]
+            outside.execute(f'alter database "{name}" allow_connections false')
             queue.rows(KILL)
             play.go.set()
             await until(lambda: worker._outage._since is not None and play.ended)
             assert worker.is_beating()
-            outside.execute(f'alter database "{name}" allow_connections true')  # type: ignore[arg-type]
+            outside.execute(f'alter database "{name}" allow_connections true')
         await until(lambda: status(queue, job) == ["completed"])
     assert play.runs == ["a"]
 
@@ -190,10 +190,10 @@ async def test_a_lease_that_runs_out_while_the_database_is_away_stops_the_jobs(
     async with start(lease=0.5):
         await until(lambda: play.active == 1)
         with psycopg.connect(database.rsplit("/", 1)[0] + "/postgres", autocommit=True) as outside:
-            outside.execute(f'alter database "{name}" allow_connections false')  # type: ignore[arg-type]
+            outside.execute(f'alter database "{name}" allow_connections false')
             queue.rows(KILL)
             await until(lambda: play.ended == ["a"])  # others might be running it by now
-            outside.execute(f'alter database "{name}" allow_connections true')  # type: ignore[arg-type]
+            outside.execute(f'alter database "{name}" allow_connections true')
         await until(lambda: play.runs == ["a", "a"])  # nobody else took it: the lease still held
         play.go.set()
         await until(lambda: status(queue, job) == ["completed"])

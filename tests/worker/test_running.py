@@ -61,9 +61,7 @@ async def test_slots_hold_for_each_type(start: Start, queue: Queue) -> None:
         assert queue.value("select count(*) from dreamcut_jobs where status = 'processing'") == 4
         first.go.set()
         second.go.set()
-        await until(
-            lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 12
-        )
+        await until(lambda: completed(queue) == 12)
     assert first.most == second.most == 2
 
 
@@ -177,9 +175,7 @@ async def test_two_workers_share_five_hundred_jobs_and_each_runs_once(start: Sta
     )
     first, second = Play(), Play()
     async with start(slots=20, types=(first,)), start(slots=20, types=(second,)):
-        await until(
-            lambda: queue.value("select count(*) from dreamcut_jobs where status = 'completed'") == 500
-        )
+        await until(lambda: completed(queue) == 500)
     assert len(first.runs) + len(second.runs) == 500
     assert len({*first.runs, *second.runs}) == 500
     assert queue.value("select max(claims) from dreamcut_jobs") == 1

@@ -82,9 +82,7 @@ async def test_the_open_call_of_a_cancelled_job_is_cancelled_too(
 ) -> None:
     job = queue.add(None, payload=do("paid"))
     async with start():
-        await until(
-            lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null")
-        )
+        await until(lambda: queue.value(SUBMITTED) == 1)
         queue.cancel(job)
         await until(lambda: queue.value("select status from dreamcut_provider_calls") != "submitted")
     row = queue.row("select status, error from dreamcut_provider_calls")
@@ -98,9 +96,7 @@ async def test_the_open_call_of_a_job_that_goes_back_stays_open(
 ) -> None:
     job = queue.add(None, payload=do("paid"))
     async with start():
-        await until(
-            lambda: queue.value("select count(*) from dreamcut_provider_calls where request_id is not null")
-        )
+        await until(lambda: queue.value(SUBMITTED) == 1)
         if how == "release":
             with queue.connection.transaction():  # and nobody claims it again
                 queue.release(job)

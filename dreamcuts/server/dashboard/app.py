@@ -32,8 +32,9 @@ SAID = "dreamcuts_said"
 LONGEST_FORM = 16_384
 # Media may come from wherever the assets are stored; everything else is this server's own.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
-    "img-src 'self' http: https: data:; media-src 'self' http: https:; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "form-action 'self'; img-src 'self' http: https: data:; media-src 'self' http: https:; "
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-NODE_WIDTH, NODE_HEIGHT = 196, 58
-GAP_X, GAP_Y, MARGIN = 72, 18, 12
+NODE_WIDTH, NODE_HEIGHT = 204, 48
+GAP_X, GAP_Y, MARGIN = 84, 10, 4
 SWEEPS = 6
 UNKNOWN_MS = 10_000.0
 
@@ -48,7 +49,7 @@ class Graph:
 
 
 def draw(jobs: Sequence[Mapping[str, Any]], mean_ms: Mapping[str, float]) -> Graph:
-    """Lay out jobs (with job_id, type, status, depends_on, processing_time_ms); `mean_ms` by type is history."""
+    """Lay out jobs (job_id, type, status, depends_on, processing_time_ms); `mean_ms` by type is history."""
     by_id = {job["job_id"]: job for job in jobs}
     before = {
         name: [other for other in dict.fromkeys(job["depends_on"]) if other in by_id and other != name]
@@ -61,7 +62,7 @@ def draw(jobs: Sequence[Mapping[str, Any]], mean_ms: Mapping[str, float]) -> Gra
     critical, critical_ms = _critical(order, before, by_id, mean_ms)
     place = _place(order, before, layer)
     on_path = set(critical)
-    steps = set(zip(critical, critical[1:], strict=False))
+    steps = set(pairwise(critical))
     nodes = [Node(by_id[name], *place[name], name in on_path) for name in order]
     edges = [
         Edge(_line(place[other], place[name]), (other, name) in steps, by_id[other]["status"] == "completed")
