@@ -52,6 +52,7 @@ async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Poo
             max_size=size,
             max_inactive_connection_lifetime=300,
             init=_prepare,
+            reset=_leave_as_it_is,
             timeout=10,
             command_timeout=60,
             **_options(pooled),
@@ -78,6 +79,10 @@ def _options(pooled: bool) -> dict[str, Any]:
         "server_settings": {"application_name": APPLICATION},
         "statement_cache_size": 0 if pooled else 100,
     }
+
+
+async def _leave_as_it_is(_connection: Any) -> None:
+    """Instead of a RESET after each use, a round trip of its own: our statements leave no session state."""
 
 
 async def _prepare(connection: Any) -> None:

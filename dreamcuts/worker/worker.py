@@ -372,7 +372,7 @@ class Worker:
             # What we claimed again since we asked is ours: the answer is about the claim before.
             if attempt is not None and attempt.job.claim == asked[job]:
                 attempt.stop("cancelled" if job in beat.cancelled else "taken")
-        # After an outage everybody's lease has run out. Who is back first leaves the others the time to say that
+        # After an outage every lease has run out. Who is back first leaves the others the time to say that
         # they live: what they hold is running, or finished and only to be written.
         if beat.rescue_due and self._outage.seconds_since() > self._options.lease:
             for rescued in await self._store.rescue():

@@ -72,14 +72,13 @@ begin
 
     if v_job_limit is not null then
         perform dreamcut_check_spend('the job''s costLimit', v_job_limit, v_estimate, (
-            select sum(dreamcut_committed_usd(call.status, call.cost_usd, call.estimate_usd))
-            from dreamcut_provider_calls call where call.job = p_job
+            select sum(committed.usd) from dreamcut_committed_spend committed where committed.job = p_job
         ));
     end if;
     if v_manifest_limit is not null then
         perform dreamcut_check_spend('the manifest''s maxTotalCost', v_manifest_limit, v_estimate, (
-            select sum(dreamcut_committed_usd(call.status, call.cost_usd, call.estimate_usd))
-            from dreamcut_provider_calls call where call.manifest_id = v_manifest
+            select sum(committed.usd) from dreamcut_committed_spend committed
+            where committed.manifest_id = v_manifest
         ));
     end if;
 

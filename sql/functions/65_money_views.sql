@@ -110,7 +110,7 @@ begin
         foreach v_view in array array[
             'dreamcut_spend', 'dreamcut_spend_by_manifest', 'dreamcut_spend_by_provider',
             'dreamcut_spend_by_endpoint', 'dreamcut_spend_by_type', 'dreamcut_spend_by_day',
-            'dreamcut_unknown_calls', 'dreamcut_provider_states'
+            'dreamcut_unknown_calls', 'dreamcut_provider_states', 'dreamcut_committed_spend'
         ] loop
             execute format('alter view %I set (security_invoker = true)', v_view);
         end loop;

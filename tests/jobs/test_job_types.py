@@ -385,3 +385,18 @@ async def test_lip_sync_uses_the_next_of_its_own_list(studio: Any) -> None:
 
     assert result.data["endpoint"] == "fal-ai/sync-lipsync/v2"
     assert "face_detection_error" in result.data["fallbacks"][0]["reason"]
+
+
+async def test_infinitalk_ends_the_chain_where_a_picture_and_a_speech_are_given(studio: Any) -> None:
+    """None of the models before it speaks; all of them refuse."""
+    speech = await studio.run("tts_elevenlabs", {"text": "Hello there.", "voiceId": "v"}, job_id="job_tts")
+    image = await studio.run("gen_image_falai", IMAGE, job_id="job_gen")
+    refusal = {"detail": [{"msg": "no", "type": "content_policy_violation"}]}
+    for model in ("veo3", "wan-effects", "wan-i2v"):
+        studio.sandbox.fail("outcome", provider="fal", match=model, status=422, body=refusal)
+    payload = {**VIDEO, "imageUrl": image.asset.url, "audioUrl": speech.asset.url}
+
+    result = await studio.run("gen_video_falai", payload)
+
+    assert result.data["endpoint"] == "fal-ai/infinitalk"
+    assert len(result.data["fallbacks"]) == 3

@@ -103,6 +103,10 @@ def test_jobs_of_a_paused_provider_stay_pending_unharmed(ledger: Ledger, until: 
     ledger.run("select dreamcut_pause_provider('elevenlabs', %s::timestamptz)", until)
     slots = {"tts": 3, "image": 3}
     assert by_type(ledger, ledger.claim_types(serving(ledger, slots), slots)) == {"image": 3}
+    reasons = ledger.rows("select distinct reason from dreamcut_job_states where type = 'tts'")
+    assert [row["reason"] for row in reasons] == [
+        "waits for elevenlabs, which is paused: paused by an operator"
+    ]
     rows = ledger.rows("select status, attempts, next_retry_at from dreamcut_jobs where type = 'tts'")
     assert all((row["status"], row["attempts"], row["next_retry_at"]) == ("pending", 0, None) for row in rows)
 
