@@ -118,8 +118,11 @@ def setup_logging(
         logging.getLogger(chatty).setLevel(logging.DEBUG if name == "DEBUG" else logging.WARNING)
 
 
-def known_secrets(settings: Settings) -> list[str]:
-    """Every secret in the settings, with DATABASE_URL's password and the parts of `id:secret` keys."""
+def known_secrets(settings: Settings, more: Iterable[str] = ()) -> list[str]:
+    """Every secret in the settings, with DATABASE_URL's password and the parts of `id:secret` keys.
+
+    `more` are names of settings that hold secrets too: those that only a plugin knows.
+    """
     found: list[str] = []
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -130,6 +133,11 @@ def known_secrets(settings: Settings) -> list[str]:
         if name == "database_url":
             found.extend(_passwords(secret))
         else:
+            found.extend(secret.split(":"))
+    for name in more:
+        secret = settings.value(name)
+        found.append(secret)
+        if "://" not in secret:
             found.extend(secret.split(":"))
     return [secret for secret in found if secret]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Mapping
 
 import anyio
@@ -39,7 +40,7 @@ def run_service(
     Postgres cannot be reached or its schema does not fit: before any job is claimed.
     """
     dsn = settings.secret("DATABASE_URL")
-    settings.require(needs(job_types[name] for name in slots))
+    settings.require([*needs(job_types[name] for name in slots), *storage_needs(settings)])
     status(dsn).check()
     if pooled is None and (pooled := anyio.run(is_transaction_pooled, dsn)):
         log.info(
@@ -56,6 +57,7 @@ def run_service(
         until_idle=until_idle,
         claim=settings.enable_workers,
         pooled=bool(pooled),
+        end_process=end_process,
     )
     port = health_port(settings, [job_types[name].short_name for name in slots])
     settings = settings.model_copy(update={"health_check_port": port})  # where STORAGE_DIR is served
@@ -79,6 +81,20 @@ def needs(job_types: Iterable[JobType]) -> list[tuple[str, str]]:
         if name in providers
         for setting in providers[name].settings_needed
     ]
+
+
+def storage_needs(settings: Settings) -> list[tuple[str, str]]:
+    """The settings without which finished assets have no place to go."""
+    if settings.storage_dir is not None:
+        return []
+    purpose = "storing assets, or else STORAGE_DIR"
+    return [("SUPABASE_URL", purpose), ("SUPABASE_SERVICE_ROLE_KEY", purpose)]
+
+
+def end_process() -> None:
+    """End without waiting for threads: a job that does not stop must not hold up a restart."""
+    logging.shutdown()
+    os._exit(1)
 
 
 async def _run(worker: Worker, settings: Settings, metrics: Metrics | None, port: int) -> None:

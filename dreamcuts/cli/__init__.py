@@ -23,6 +23,7 @@ _COMMANDS = {
     "costs": ("dreamcuts.cli.costs:costs", "Show what calls to providers cost."),
     "db": ("dreamcuts.cli.db:db", "Bring the database's schema up to date."),
     "dashboard": ("dreamcuts.cli.dashboard:dashboard", "Serve the dashboard."),
+    "bench": ("dreamcuts.cli.bench:bench", "Measure what a database server can do."),
     "sandbox": ("dreamcuts.cli.sandbox:sandbox", "Run local stand-ins of the providers."),
 }
 

@@ -9,6 +9,7 @@ from dreamcuts.config import Settings
 from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.log import known_secrets, setup_logging
 from dreamcuts.processes import end_with_parent
+from dreamcuts.providers.registry import provider_settings
 from dreamcuts.reload import run_reloading, watched_paths
 from dreamcuts.service import run_service
 
@@ -60,7 +61,10 @@ def work(
     if with_parent:
         end_with_parent()
     settings = Settings.load()
-    setup_logging(log_level or settings.log_level, log_format or settings.log_format, known_secrets(settings))
+    level, form = log_level or settings.log_level, log_format or settings.log_format
+    setup_logging(level, form, known_secrets(settings))
+    # Again, now that a plugin which does not load can be told of: the others bring secrets of their own.
+    setup_logging(level, form, known_secrets(settings, provider_settings()))
     known = load_job_types()
     slots = chosen_slots(types, concurrency, settings, known)
     if reload:

@@ -24,8 +24,10 @@ from pathlib import Path
 import psycopg
 import psycopg.sql
 from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_loads
 
 from dreamcuts import __version__
+from dreamcuts.db.jsontext import decode_json
 from dreamcuts.db.sql import query, sql_folder
 from dreamcuts.errors import DatabaseError
 
@@ -188,6 +190,7 @@ def connect(dsn: str) -> Iterator[Connection]:
         raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
     except psycopg.OperationalError as error:
         raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
+    set_json_loads(decode_json, connection)
     with connection:
         yield connection
 

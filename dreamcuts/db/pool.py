@@ -6,12 +6,12 @@ when `pooled` says so. JSON comes and goes as Python objects.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import asyncpg
 
+from dreamcuts.db.jsontext import decode_json, encode_json
 from dreamcuts.db.migrate import first_line
 from dreamcuts.errors import DatabaseError
 
@@ -43,7 +43,9 @@ RETRY_ERRORS: tuple[type[BaseException], ...] = (
 """Errors after which a transaction should simply be tried again."""
 
 
-async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Pool[asyncpg.Record]:
+async def open_pool(
+    dsn: str, *, size: int, pooled: bool = False, statement_s: float = 60.0
+) -> asyncpg.Pool[asyncpg.Record]:
     """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
     try:
         pool = await asyncpg.create_pool(
@@ -54,7 +56,7 @@ async def open_pool(dsn: str, *, size: int, pooled: bool = False) -> asyncpg.Poo
             init=_prepare,
             reset=_leave_as_it_is,
             timeout=10,
-            command_timeout=60,
+            command_timeout=statement_s,
             **_options(pooled),
         )
         try:
@@ -89,29 +91,3 @@ async def _prepare(connection: Any) -> None:
     encode: Callable[[Any], str] = encode_json
     for name in ("jsonb", "json"):
         await connection.set_type_codec(name, encoder=encode, decoder=decode_json, schema="pg_catalog")
-
-
-class Unreadable(dict[str, Any]):
-    """Stands, empty, for JSON that Postgres stores and Python does not read; `reason` says why."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__()
-        self.reason = reason
-
-
-def decode_json(text: str) -> Any:
-    """The value of a JSON text from Postgres. Never raises: one job's payload must not fail a whole claim.
-
-    Postgres holds numbers of 131,072 digits and any depth that its stack allows; Python reads neither.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        return Unreadable("it is nested too deeply")
-    except ValueError as error:
-        return Unreadable(str(error))
-
-
-def encode_json(value: Any) -> str:
-    """Compact JSON that Postgres accepts. Raises ValueError or TypeError for what is no JSON (NaN too)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -65,7 +65,11 @@ class SiblingJob:
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """A provider call of this job that an earlier attempt left open."""
+    """A provider call of this job that an earlier attempt left open.
+
+    `claim` is the claim that began it. `answer_due_s` is for how long its worker, which is alive, may still
+    be waiting for the provider's answer. `wanted`: the job is to go on, and its next claim needs the call.
+    """
 
     id: UUID
     provider: str
@@ -73,6 +77,9 @@ class OpenCall:
     request: dict[str, Any]
     ticket: Ticket | None
     step: int
+    claim: int = 0
+    answer_due_s: float = 0.0
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

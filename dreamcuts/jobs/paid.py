@@ -20,10 +20,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import anyio
+
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
 from dreamcuts.jobs.base import JobContext, OpenCall
 from dreamcuts.jobs.queued import QueuedStep, cancel_call, close_failed
-from dreamcuts.jobs.reuse import reuse_if_made
+from dreamcuts.jobs.reuse import request_hash, reuse_if_made
 from dreamcuts.jobs.steps import Collect, Collected, Outcome, Request, Skip, Step
 
 __all__ = [
@@ -47,6 +49,8 @@ _FINAL = (ErrorClass.CONTENT_REJECTED, ErrorClass.SPEND_LIMIT, ErrorClass.INVALI
 """Refusals, in the order in which they name a chain whose every step refused."""
 _CLOSED = (ErrorClass.AUTH, ErrorClass.QUOTA, ErrorClass.PAUSED)
 """Trouble of the whole provider: its other models need not be asked."""
+_LOOK_AGAIN_S = 1.0
+"""Between two looks at a call whose answer another task or worker is still waiting for."""
 
 
 async def run_chain(
@@ -138,11 +142,19 @@ async def direct_call(
 
 
 async def close_lost_calls(ctx: JobContext) -> list[OpenCall]:
-    """Close calls of earlier attempts whose answer was lost, as `unknown`. Returns the others."""
+    """Close calls of earlier attempts whose answer was lost, as `unknown`. Returns the others.
+
+    An answer that is not lost yet is waited for: an attempt that was stopped while it submitted, because its
+    job was cancelled, is still about to learn the ticket when the job is retried at once.
+    """
     if ctx.job.claim <= 1:
         return []  # a first claim has no earlier attempt, and this saves it a round trip
+    calls = await ctx.calls.open_calls()
+    while due := max((call.answer_due_s for call in calls if call.ticket is None), default=0.0):
+        await anyio.sleep(min(due, _LOOK_AGAIN_S))
+        calls = await ctx.calls.open_calls()
     resumable: list[OpenCall] = []
-    for call in await ctx.calls.open_calls():
+    for call in calls:
         if call.ticket is None:
             ctx.log.warning("A call to %s was lost; it may have been billed", call.endpoint)
             await ctx.calls.finish(call.id, "unknown", error="the worker stopped before the answer arrived")
@@ -155,9 +167,11 @@ async def cancel_open_calls(ctx: JobContext) -> int:
     """Ask the providers to drop the job's open calls, and close them. Returns how many there were.
 
     For a cancelled job. A provider still bills a request that it had already finished; a call without a
-    ticket is closed as `unknown`.
+    ticket is closed as `unknown`. If the job was retried meanwhile, its calls are left to its next claim.
     """
-    calls = await ctx.calls.open_calls()
+    calls = [
+        call for call in await ctx.calls.open_calls() if call.claim <= ctx.job.claim and not call.wanted
+    ]
     for call in calls:
         try:
             status, text = await cancel_call(
@@ -192,7 +206,10 @@ def _fits(call: OpenCall, step: Step) -> bool:
 
 def _makes(call: OpenCall, step: Step) -> bool:
     """Whether the step would send what the call has sent."""
-    return _fits(call, step) and isinstance(step.plan, Request) and step.plan.body == call.request
+    if not (_fits(call, step) and isinstance(step.plan, Request)):
+        return False
+    sent = request_hash(call.provider, call.endpoint, call.request)  # as it came back from the database
+    return sent == request_hash(step.provider, step.endpoint, step.plan.body)
 
 
 def _step_of(call: OpenCall, steps: Sequence[Step]) -> int:

@@ -138,7 +138,10 @@ class VideoJob:
         )
 
         async def collect(step: Step, done: Done) -> Collected[Produced]:
-            made = await fetch(ctx, step, done.output.get("video"), "video", kind="video", at_least_s=1.0)
+            shortest = 0.3 if step.endpoint == INFINITALK else 1.0  # as long as the speech
+            made = await fetch(
+                ctx, step, done.output.get("video"), "video", kind="video", at_least_s=shortest
+            )
             return Collected(made, step.cost_usd(done))
 
         outcome = await run_chain(ctx, steps, poll_s=POLL_S, collect=collect, limit_s=LIMIT_S)

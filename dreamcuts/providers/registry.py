@@ -84,6 +84,11 @@ def make_provider(name: str, settings: Settings) -> Provider:
     return factory.from_settings(settings)
 
 
+def provider_settings() -> list[str]:
+    """The names of the settings that any of the loaded providers needs, plugins' own too: mostly keys."""
+    return sorted({needed for provider in load_providers().values() for needed in provider.settings_needed})
+
+
 def provider_problems(candidate: Any) -> list[str]:
     """What keeps an object from being a provider's class, in words; empty if it is one."""
     if not isinstance(candidate, type):

@@ -3,11 +3,16 @@
 Group commit: while one batch is being written, the next gathers; an idle worker writes at once. Nothing waits
 for a timer. When the database is away, outcomes are kept and written when it is back, if the lease still
 holds; what the queue then refuses is logged and dropped, since somebody else has the job.
+
+An outcome waits for the lock of its manifest. While somebody holds that for long, the manifest's outcomes
+are put aside and tried again on their own, so that all others go on.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,7 +21,8 @@ from uuid import UUID
 import anyio
 import asyncpg
 
-from dreamcuts.db.pool import RETRY_ERRORS, encode_json
+from dreamcuts.db.jsontext import encode_json
+from dreamcuts.db.pool import RETRY_ERRORS
 from dreamcuts.errors import ErrorClass
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Job, Outcome, Settled
 from dreamcuts.queue.outage import Outage, retry_delay
@@ -29,14 +35,24 @@ LARGEST_BATCH_CHARS = 16_000_000
 """Of results in one statement: Postgres takes no message of a gigabyte, and closes the connection instead."""
 LARGEST_RESULT_CHARS = 16_000_000
 LONGEST_MESSAGE = 4000
+ASIDE_S = 5.0
+"""How long outcomes are put aside whose manifest somebody has locked."""
+VALUE_ERRORS = ("22", "23", "54")
+"""SQLSTATE classes that say that this very value cannot be stored: data, integrity, program limit."""
+OTHER_TRIES = 5
+"""How often an outcome is tried when Postgres refuses it for a reason that is not the outcome's."""
 
 
 class _Entry(NamedTuple):
-    """An outcome on its way: who holds the job, and how long its result is as JSON."""
+    """An outcome on its way: who holds the job, and how long its result is as JSON.
+
+    `not_before` (monotonic seconds) is set when it was put aside.
+    """
 
     worker: UUID
     outcome: Outcome
     chars: int
+    not_before: float = 0.0
 
 
 class Outbox:
@@ -70,10 +86,13 @@ class Outbox:
     async def run(self) -> None:
         """Write outcomes until cancelled."""
         while True:
-            while not self._waiting:
+            due = min((entry.not_before for entry in self._waiting), default=math.inf)
+            if due > time.monotonic():
                 self._changed = anyio.Event()
-                await self._changed.wait()
-            await self._write_waiting()
+                with anyio.move_on_after(due - time.monotonic()):
+                    await self._changed.wait()
+                continue
+            await self._write_due()
 
     async def wait_empty(self) -> None:
         """Return when everything is written."""
@@ -84,14 +103,16 @@ class Outbox:
     def _wake(self) -> None:
         self._changed.set()
 
-    async def _write_waiting(self) -> None:
+    async def _write_due(self) -> None:
         """Write one batch: outcomes of one incarnation and one kind, in one statement."""
-        worker, first, _ = self._waiting[0]
+        now = time.monotonic()
+        first = next(entry for entry in self._waiting if entry.not_before <= now)
+        worker = first.worker
         batch: list[_Entry] = []
         left: list[_Entry] = []
         chars = 0
         for entry in self._waiting:
-            fits = entry.worker == worker and type(entry.outcome) is type(first)
+            fits = _is_alike(entry, first)
             chars += entry.chars if fits else 0
             full = len(batch) >= LARGEST_BATCH or (chars > LARGEST_BATCH_CHARS and batch)
             (batch if fits and not full else left).append(entry)
@@ -113,17 +134,41 @@ class Outbox:
             except (ValueError, TypeError) as error:  # asyncpg could not encode a value
                 await self._write_apart(worker, outcomes, error)
                 return
+            except asyncpg.LockNotAvailableError:
+                await self._write_by_manifest(worker, outcomes)
+                return
             except RETRY_ERRORS as error:
                 tries += 1
                 self._outage.failed(error)
                 await anyio.sleep(retry_delay(tries))
             except asyncpg.PostgresError as error:
-                await self._write_apart(worker, outcomes, error)
-                return
+                tries += 1
+                if str(error.sqlstate)[:2] in VALUE_ERRORS or tries >= OTHER_TRIES:
+                    await self._write_apart(worker, outcomes, error)
+                    return
+                await anyio.sleep(retry_delay(tries))
             else:
                 self._outage.ended()
                 self._done(settled)
                 return
+
+    async def _write_by_manifest(self, worker: UUID, outcomes: Sequence[Outcome]) -> None:
+        """Somebody holds one of the manifests: find out which, and let its outcomes wait aside."""
+        groups: dict[UUID | None, list[Outcome]] = {}
+        for outcome in outcomes:
+            groups.setdefault(outcome.job.manifest_id, []).append(outcome)
+        if len(groups) > 1:
+            for group in groups.values():
+                await self._write(worker, group)
+            return
+        aside = {outcome.job.id for outcome in outcomes}
+        later = time.monotonic() + ASIDE_S
+        self._waiting += [
+            entry._replace(not_before=later) for entry in self._writing if entry.outcome.job.id in aside
+        ]
+        self._writing = [entry for entry in self._writing if entry.outcome.job.id not in aside]
+        manifest = outcomes[0].job.manifest_id
+        log.warning("Manifest %s is locked; %d outcomes of it wait", manifest, len(aside))
 
     async def _write_apart(self, worker: UUID, outcomes: Sequence[Outcome], error: Exception) -> None:
         """Postgres refused the batch: find the outcome that it does not take, and fail that job alone."""
@@ -134,11 +179,12 @@ class Outbox:
         (outcome,) = outcomes
         reason = f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
         log.error("The outcome of %s cannot be stored: %s", outcome.job.job_id, reason)
+        plain = Failed(outcome.job, ErrorClass.BUG, "The outcome cannot be stored; the worker's log says why")
         if isinstance(outcome, Completed):
             refused = Failed(outcome.job, ErrorClass.BUG, f"The result cannot be stored: {reason}")
             await self._write(worker, [refused])
-        elif isinstance(outcome, Failed) and outcome.detail:
-            await self._write(worker, [replace(outcome, detail={})])
+        elif outcome != plain:
+            await self._write(worker, [plain])
         else:
             self.has_lost_outcomes = True  # the job stays ours until this incarnation ends
             self._done([Settled(outcome, None)])
@@ -148,6 +194,15 @@ class Outbox:
         self._writing = [entry for entry in self._writing if entry.outcome.job.id not in over]
         for entry in settled:
             self._on_settled(entry)
+
+
+def _is_alike(entry: _Entry, first: _Entry) -> bool:
+    """Whether an entry can go into one statement with the first. What was put aside goes by its manifest."""
+    if entry.worker != first.worker or type(entry.outcome) is not type(first.outcome):
+        return False
+    if not first.not_before:
+        return not entry.not_before
+    return bool(entry.not_before) and entry.outcome.job.manifest_id == first.outcome.job.manifest_id
 
 
 def storable(outcome: Outcome) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -150,6 +151,10 @@ class Store:
         """Take the jobs of workers whose lease ran out."""
         return [Rescued(row["id"], row["status"], row["worker_id"]) for row in await self._run("rescue")]
 
+    async def return_strays(self) -> int:
+        """Make ready again what is processing although nobody runs it; returns how many jobs."""
+        return int(await self._value("return_strays"))
+
     async def reconcile(self) -> int:
         """Mend dependencies that nobody will end; returns how many."""
         return int(await self._value("reconcile"))
@@ -280,9 +285,15 @@ class Store:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 connection = await self._connection(stack)
-                rows: list[asyncpg.Record] = await connection.fetch(
-                    statement.text, *statement.arguments(parameters)
-                )
+                try:
+                    rows: list[asyncpg.Record] = await connection.fetch(
+                        statement.text, *statement.arguments(parameters)
+                    )
+                except (TimeoutError, asyncio.CancelledError):
+                    # The server may be out of reach: giving the connection back as it is would wait for the
+                    # answer to a cancel request, and the next try would wait on it, too.
+                    connection.terminate()
+                    raise
                 return rows
         except asyncpg.PostgresError as error:
             if error.sqlstate == LEASE_LOST:

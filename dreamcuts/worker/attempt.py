@@ -16,7 +16,7 @@ from uuid import UUID
 import anyio
 from pydantic import ValidationError
 
-from dreamcuts.db.pool import Unreadable
+from dreamcuts.db.jsontext import Unreadable
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, LeaseLost, StorageError
 from dreamcuts.jobs.base import Job, JobType, Payload, Result
 from dreamcuts.jobs.paid import cancel_open_calls

@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,17 +14,21 @@ import anyio
 
 from dreamcuts.errors import CallRefused, ErrorClass, JobError, ProviderError
 from dreamcuts.jobs.base import Job, MadeBefore, OpenCall
+from dreamcuts.jobs.queued import SUBMIT_GRACE_S
 from dreamcuts.jobs.reuse import identity_of, request_hash
 from dreamcuts.providers import prices
 from dreamcuts.providers.base import Ticket
 from dreamcuts.queue.store import Store
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.patience import patiently
+from dreamcuts.worker.tickets import Tickets
 
 LONGEST_WAIT_S = 60.0
 """How long a call waits for a limit inside the attempt; then the job goes back to the queue unharmed."""
 LONGEST_ASK_DELAY_S = 4.0
 CLOSE_GRACE_S = 10.0
+ANSWER_DUE_S = SUBMIT_GRACE_S + 5.0
+"""How old an intent may be for its worker, if it lives, to be still waiting for the answer of a stopped job."""
 LIMIT, SPEND_LIMIT, PAUSED = "DC002", "DC003", "DC004"
 
 
@@ -31,7 +36,7 @@ class StoredCalls:
     """CallLog over Postgres. Beginning a call is fenced; what is known about one is always written down.
 
     A statement that fails for want of the database is tried again: between a provider's answer and its row
-    lies paid work. `price_missing` is the setting of that name.
+    lies paid work. `price_missing` is the setting of that name; `tickets` are those of the whole process.
     """
 
     def __init__(
@@ -41,17 +46,25 @@ class StoredCalls:
         job: Job,
         price_missing: str = "allow",
         observer: WorkerObserver = NOBODY,
+        tickets: Tickets | None = None,
     ) -> None:
         self._store = store
         self._worker = worker
         self._job = job
         self._price_missing = price_missing
         self._observer = observer
+        self._tickets = tickets or Tickets(store)
         self._closed: set[UUID] = set()
 
     async def open_calls(self) -> list[OpenCall]:
-        """Calls of earlier attempts that still have no outcome, oldest first."""
-        return [_call(row) for row in await patiently(lambda: self._store.open_calls(self._job.id))]
+        """Calls of earlier attempts that still have no outcome, oldest first.
+
+        A ticket that this process has, and that is still on its way into its row, is there.
+        """
+        on_their_way = self._tickets.of(self._job.id)  # asked first: one may arrive while we read the rows
+        rows = await patiently(lambda: self._store.open_calls(self._job.id))
+        on_their_way |= self._tickets.of(self._job.id)
+        return [_open_call(row, on_their_way.get(row["id"])) for row in rows]
 
     async def made_calls(self) -> list[OpenCall]:
         """Calls of earlier attempts that succeeded, and whose ticket is known; latest first."""
@@ -74,11 +87,12 @@ class StoredCalls:
         if estimate is None and self._price_missing == "refuse":
             self._check_price(provider, endpoint)
         hashed = request_hash(provider, endpoint, identity_of(request, identity, self._job.payload))
+        wanted = uuid4()  # one id for all tries: an answer may be lost although the call was admitted
         deadline = anyio.current_time() + LONGEST_WAIT_S
         asked = 0
         while True:
             try:
-                call = await self._ask(provider, endpoint, request, step, estimate, hashed)
+                call = await self._ask(wanted, provider, endpoint, request, step, estimate, hashed)
                 self._observer.call_began(self._job, call, provider, endpoint)
                 return call
             except CallRefused as refused:
@@ -130,8 +144,8 @@ class StoredCalls:
         )
 
     async def submitted(self, call: UUID, ticket: Ticket) -> None:
-        """Record the provider's request id."""
-        await patiently(lambda: self._store.submitted_call(call, ticket.request_id, ticket.detail))
+        """Record the provider's request id. It is recorded also if the job is stopped meanwhile."""
+        await self._tickets.keep(self._job.id, call, ticket)
 
     async def finish(
         self,
@@ -162,6 +176,7 @@ class StoredCalls:
 
     async def _ask(
         self,
+        call: UUID,
         provider: str,
         endpoint: str,
         request: Mapping[str, Any],
@@ -170,8 +185,6 @@ class StoredCalls:
         hashed: str,
     ) -> UUID:
         """Ask once. A job that is stopped meanwhile leaves no call behind: its request never went out."""
-
-        call = uuid4()
 
         async def ask() -> UUID:
             return await patiently(
@@ -212,6 +225,17 @@ def _call(row: Mapping[str, Any]) -> OpenCall:
         request=row["request"],
         ticket=None if row["request_id"] is None else Ticket(row["request_id"], row["ticket"]),
         step=row["step"],
+    )
+
+
+def _open_call(row: Mapping[str, Any], on_its_way: Ticket | None) -> OpenCall:
+    call = _call(row)
+    return replace(
+        call,
+        ticket=call.ticket or on_its_way,
+        claim=row["claim"],
+        answer_due_s=max(0.0, ANSWER_DUE_S - row["age_s"]) if row["worker_lives"] else 0.0,
+        wanted=row["wanted"],
     )
 
 

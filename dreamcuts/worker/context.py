@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 
 from dreamcuts.config import Settings
+from dreamcuts.errors import ErrorClass, StorageError
 from dreamcuts.jobs.base import CallLog, Job, SiblingJob
 from dreamcuts.providers.base import Provider
 from dreamcuts.providers.registry import make_provider
 from dreamcuts.queue.store import Store
 from dreamcuts.storage.base import Asset, Storage
 from dreamcuts.worker.patience import patiently
+
+SAVE_DELAYS_S = (1.0, 4.0, 10.0)
+"""Seconds before another try to store a file. What it holds may be paid, and an attempt anew would pay again."""
+_PASSING = (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED, ErrorClass.OVERLOADED)
 
 
 class Providers:
@@ -103,6 +110,17 @@ class Context:
         return [SiblingJob(**row) for row in rows]
 
     async def save(self, source: Path, name: str, content_type: str) -> Asset:
-        """Store a file of this job under `MANIFEST/JOB_ID/name`, which no attempt changes."""
-        folder = self.job.manifest_id or "jobs"
-        return await self.storage.save(f"{folder}/{self.job.job_id}/{name}", source, content_type)
+        """Store a file of this job under `MANIFEST/JOB_ID/name`, which no attempt changes.
+
+        An error that may pass is waited out for a while. Raises StorageError.
+        """
+        path = f"{self.job.manifest_id or 'jobs'}/{self.job.job_id}/{name}"
+        for delay in SAVE_DELAYS_S:
+            try:
+                return await self.storage.save(path, source, content_type)
+            except StorageError as error:
+                if getattr(error, "error_class", ErrorClass.TRANSIENT) not in _PASSING:
+                    raise
+                self.log.warning("%s could not be stored, trying again: %s", name, error)
+            await anyio.sleep(delay * random.uniform(0.5, 1.0))
+        return await self.storage.save(path, source, content_type)

@@ -13,11 +13,13 @@ import httpx
 from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobType
 from dreamcuts.log import Redactor, known_secrets
+from dreamcuts.providers.registry import provider_settings
 from dreamcuts.queue.store import Store
 from dreamcuts.storage import open_storage
 from dreamcuts.storage.base import Storage
 from dreamcuts.storage.download import shared_http_client
 from dreamcuts.worker.context import Providers
+from dreamcuts.worker.tickets import Tickets
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Tools:
     storage: Storage
     http: httpx.AsyncClient
     providers: Providers
+    tickets: Tickets
     redact: Callable[[str], str]
     _delays: dict[str, timedelta] = field(default_factory=dict)
 
@@ -56,13 +59,16 @@ def tools_from(settings: Settings) -> MakeTools:
             http = await stack.enter_async_context(shared_http_client(settings))
             providers = Providers(settings)
             stack.push_async_callback(providers.aclose)
+            tickets = Tickets(store)
+            stack.push_async_callback(tickets.aclose)
             yield Tools(
                 settings=settings,
                 store=store,
                 storage=storage,
                 http=http,
                 providers=providers,
-                redact=Redactor(known_secrets(settings)),
+                tickets=tickets,
+                redact=Redactor(known_secrets(settings, provider_settings())),
             )
 
     return open_tools

@@ -1,13 +1,14 @@
 """The worker: claims jobs as slots are free, runs each in a task, reports outcomes in batches.
 
-Four loops share one process:
+Five loops share one process:
 
-    claim      free slots -> dreamcut_claim_jobs -> a task for each job; sleeps until a notification, a freed
-               slot, or the next poll
-    heartbeat  extends the lease of this incarnation and learns of jobs that were cancelled or taken; rescues
-               the jobs of workers whose lease ran out
-    outbox     writes outcomes in batches
-    listener   wakes the claim loop; only a hint
+    claim        free slots -> dreamcut_claim_jobs -> a task for each job; sleeps until a notification, a
+                 freed slot, or the next poll
+    heartbeat    extends the lease of this incarnation and learns of jobs that were cancelled or taken; on a
+                 connection of its own, and never waits for a lock, a job or another loop
+    outbox       writes outcomes in batches
+    maintenance  rescues the jobs of workers whose lease ran out, mends what nobody else will
+    listener     wakes the claim loop; only a hint
 
 A worker whose lease was declared lost drops everything it holds and comes back as a new incarnation. One
 whose database is away for longer than its lease stops its jobs (their provider calls stay open, to be picked
@@ -22,7 +23,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -50,12 +51,15 @@ from dreamcuts.worker.watchdog import LoopWatchdog
 log = logging.getLogger(__name__)
 
 RECONCILE_EVERY_S = 60.0
+STRAYS_EVERY_S = 300.0
 LOOP_ERRORS = (*RETRY_ERRORS, asyncpg.PostgresError)
 """What the loops outlive, and running jobs with them: also a function that a migration is replacing."""
 STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
-LONGEST_TURN_S = 180.0
-"""How long a turn of the heartbeat loop may take beyond its pause: three statements that each time out."""
+CLAIM_GRACE_S = 5.0
+"""How long a claim under way may take once the worker drains."""
+LEAVE_S = 5.0
+"""How long saying goodbye to the database may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class WorkerOptions:
     listen: bool = True
     pooled: bool = False
     connections: int = 4
+    end_process: Callable[[], None] | None = None
+    """Called when jobs do not stop, after everything else is written: a thread cannot be ended otherwise."""
 
 
 class Worker:
@@ -100,10 +106,12 @@ class Worker:
         self._hurry = anyio.Event()
         self._changed = anyio.Event()
         self._beat_now = anyio.Event()
+        self._rescue_due = anyio.Event()
         self._last_beat = time.monotonic()
         self._last_turn = time.monotonic()
         self._suspended = False
         self._claim_unsure = False
+        self._claim_scope: anyio.CancelScope | None = None
         self._is_registered = False
         self._registered = anyio.Event()
         self._drain_begun = anyio.Event()
@@ -122,7 +130,8 @@ class Worker:
 
     def is_beating(self) -> bool:
         """Whether the heartbeat loop turns. True also while the database is away: no restart mends that."""
-        return time.monotonic() - self._last_turn < self._options.heartbeat + LONGEST_TURN_S
+        # A turn has two statements at most, each of which gives up after a fifth of the lease.
+        return time.monotonic() - self._last_turn < self._options.heartbeat + self._options.lease
 
     async def wait_registered(self) -> None:
         """Return when the worker has taken its place in the database and heeds signals."""
@@ -164,11 +173,17 @@ class Worker:
     async def run(self, *, handle_signals: bool = False) -> None:
         """Work until drained or idle. Raises DatabaseError if Postgres cannot be reached at the start."""
         options = self._options
-        pool = await open_pool(self._dsn, size=options.connections, pooled=options.pooled)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(LoopWatchdog())
+            pool = await open_pool(self._dsn, size=options.connections, pooled=options.pooled)
             stack.push_async_callback(_close_pool, pool)
+            # The heartbeat has its own: whatever the others wait for, the lease must not run out meanwhile.
+            pulse = await open_pool(
+                self._dsn, size=1, pooled=options.pooled, statement_s=max(options.lease / 5, 1.0)
+            )
+            stack.push_async_callback(_close_pool, pulse)
             self._store = Store(pool)
+            self._pulse = Store(pulse)
             self._outbox = Outbox(self._store, self._outage, self._settled)
             self._tools = await stack.enter_async_context(self._make_tools(self._store))
             try:
@@ -182,6 +197,7 @@ class Worker:
                 loops.start_soon(self._beat)
                 loops.start_soon(self._watch_lease)
                 loops.start_soon(self._outbox.run)
+                loops.start_soon(self._maintain)
                 loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
                 if options.listen and not options.pooled:
                     listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
@@ -189,18 +205,19 @@ class Worker:
                 async with anyio.create_task_group() as jobs:
                     await self._claim_while_wanted(jobs)
                     await self._finish_jobs()
+                    if self._attempts:
+                        await self._leave_behind()
                 await self._write_outcomes()
                 loops.cancel_scope.cancel()
-            with contextlib.suppress(*RETRY_ERRORS):
-                empty = not self._held() and not self._outbox.has_lost_outcomes
-                await self._store.leave(self._id, empty=empty)
+            await self._leave()
 
     async def _register(self) -> None:
         providers = {name: only_provider(job_type) for name, job_type in self._types.items()}
-        await self._store.register(self._id, self._options.slots, self._lease, providers)
+        asked = time.monotonic()
+        await self._pulse.register(self._id, self._options.slots, self._lease, providers)
         self._is_registered = True
         self._suspended = False
-        self._last_beat = time.monotonic()
+        self._last_beat = asked
         served = ", ".join(f"{self._types[name].short_name}:{n}" for name, n in self._options.slots.items())
         log.info("Worker %s serves %s", self._id, served)
 
@@ -256,17 +273,24 @@ class Worker:
             for name, slots in self._options.slots.items()
             if slots > self._active[name]
         }
-        if not free or not self._options.claim or self._suspended or not self._is_registered:
+        if not free or not self._options.claim or self._is_suspended() or not self._is_registered:
             return 0
         worker = self._id
-        if self._claim_unsure:
-            # The last claim may have been committed although its answer never came: those jobs would be
-            # ours for as long as we live, and nobody would run them.
-            if returned := await self._store.return_unheld(worker, self._held()):
-                log.warning("Handed back %d jobs whose claim was not answered", len(returned))
-            self._claim_unsure = False
+        claimed: list[Job] = []
         asked = time.monotonic()
-        claimed = await self._store.claim(worker, free)
+        with anyio.CancelScope() as self._claim_scope:
+            if self._claim_unsure:
+                # The last claim may have been committed although its answer never came: those jobs would be
+                # ours for as long as we live, and nobody would run them.
+                if returned := await self._store.return_unheld(worker, self._held()):
+                    log.warning("Handed back %d jobs whose claim was not answered", len(returned))
+                self._claim_unsure = False
+            if self._draining:
+                return 0
+            asked = time.monotonic()
+            claimed = await self._store.claim(worker, free)
+        if self._claim_scope.cancelled_caught:
+            return 0  # draining; what it claimed without our hearing of it is handed back when we leave
         self._observer.claimed(len(claimed), time.monotonic() - asked)
         self._outage.ended()
         if worker != self._id:
@@ -277,6 +301,8 @@ class Worker:
             self._active[job.type] += 1
             attempt = Attempt(job, worker, self._types[job.type], self._tools, self._observer)
             self._attempts[job.id] = attempt
+            if self._is_suspended():
+                attempt.stop("handed_back")  # the lease ran out while the answer was on its way
             jobs.start_soon(self._run, attempt)
         return len(claimed)
 
@@ -331,7 +357,6 @@ class Worker:
     # The lease
 
     async def _beat(self) -> None:
-        reconciled = time.monotonic()
         tries = 0
         while True:
             # Never later than usual: once the database is back, there is little of the lease left.
@@ -346,23 +371,20 @@ class Worker:
                     self._wake()
                 worker = self._id
                 held = self._held()
-                beat = await self._store.heartbeat(worker, self._lease, draining=self._draining, held=held)
+                asked = time.monotonic()
+                beat = await self._pulse.heartbeat(worker, self._lease, draining=self._draining, held=held)
                 self._outage.ended()
                 tries = 0
                 if beat.alive:
-                    await self._heed(beat, {job.id: job.claim for job in held})
+                    self._last_beat = asked  # the lease counts from when the server got it, at the earliest
+                    self._heed(beat, {job.id: job.claim for job in held})
                 else:
                     self._lease_lost(worker)
-                if time.monotonic() - reconciled > RECONCILE_EVERY_S * random.uniform(0.8, 1.2):
-                    reconciled = time.monotonic()
-                    if mended := await self._store.reconcile():
-                        log.warning("Mended the dependents of %d jobs", mended)
             except LOOP_ERRORS as error:
                 tries += 1
                 self._outage.failed(error)
 
-    async def _heed(self, beat: Heartbeat, asked: Mapping[UUID, int]) -> None:
-        self._last_beat = time.monotonic()
+    def _heed(self, beat: Heartbeat, asked: Mapping[UUID, int]) -> None:
         if self._suspended:
             self._suspended = False
             log.info("The lease still holds; claiming again")
@@ -375,8 +397,34 @@ class Worker:
         # After an outage every lease has run out. Who is back first leaves the others the time to say that
         # they live: what they hold is running, or finished and only to be written.
         if beat.rescue_due and self._outage.seconds_since() > self._options.lease:
-            for rescued in await self._store.rescue():
-                log.warning("Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status)
+            self._rescue_due.set()
+
+    async def _maintain(self) -> None:
+        """Rescue when a heartbeat says so, and mend now and then. Its statements may wait, and wait here."""
+        reconcile_at = time.monotonic() + RECONCILE_EVERY_S * random.uniform(0.8, 1.2)
+        strays_at = time.monotonic() + STRAYS_EVERY_S * random.uniform(0.8, 1.2)
+        while True:
+            with anyio.move_on_after(max(min(reconcile_at, strays_at) - time.monotonic(), 0.0)):
+                await self._rescue_due.wait()
+            now = time.monotonic()
+            try:
+                if self._rescue_due.is_set():
+                    self._rescue_due = anyio.Event()
+                    for rescued in await self._store.rescue():
+                        log.warning(
+                            "Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status
+                        )
+                if now >= reconcile_at:
+                    reconcile_at = now + RECONCILE_EVERY_S * random.uniform(0.8, 1.2)
+                    if mended := await self._store.reconcile():
+                        log.warning("Mended the dependents of %d jobs", mended)
+                if now >= strays_at:
+                    strays_at = now + STRAYS_EVERY_S * random.uniform(0.8, 1.2)
+                    if strays := await self._store.return_strays():
+                        log.warning("Handed back %d jobs that no worker ran", strays)
+            except LOOP_ERRORS as error:
+                self._outage.failed(error)
+                await anyio.sleep(retry_delay(1))
 
     async def _watch_lease(self) -> None:
         """Stop calling providers as soon as the lease is over, whatever a heartbeat under way waits for."""
@@ -385,6 +433,9 @@ class Worker:
             if left <= 0 and not self._suspended:
                 self._suspend()
             await anyio.sleep(left if left > 0 else self._options.heartbeat)
+
+    def _is_suspended(self) -> bool:
+        return self._suspended
 
     def _suspend(self) -> None:
         """Without a heartbeat for a lease, others may be running our jobs."""
@@ -424,6 +475,8 @@ class Worker:
     def _begin_drain(self) -> None:
         self._draining = True
         self._drain_begun.set()
+        if self._claim_scope is not None:
+            self._claim_scope.deadline = anyio.current_time() + CLAIM_GRACE_S
         self._wake()
 
     async def _finish_jobs(self) -> None:
@@ -447,8 +500,23 @@ class Worker:
             self._changed = anyio.Event()
             await self._changed.wait()
 
+    async def _leave_behind(self) -> None:
+        """Jobs do not stop, in a thread perhaps: write what there is, give up the lease, end the process."""
+        names = ", ".join(sorted(attempt.job.job_id for attempt in self._attempts.values()))
+        log.error("Jobs do not stop and will be rescued: %s", names)
+        await self._write_outcomes()
+        await self._leave()
+        if self._options.end_process is not None:
+            self._options.end_process()
+
+    async def _leave(self) -> None:
+        empty = not self._held() and not self._outbox.has_lost_outcomes
+        with anyio.move_on_after(LEAVE_S), contextlib.suppress(*LOOP_ERRORS):
+            await self._pulse.leave(self._id, empty=empty)
+
     async def _write_outcomes(self) -> None:
-        with anyio.move_on_after(max(self._options.shutdown_timeout, 5.0)) as timer:
+        limit = 5.0 if self._hurry.is_set() else max(self._options.shutdown_timeout, 5.0)
+        with anyio.move_on_after(limit) as timer:
             await self._outbox.wait_empty()
         if timer.cancelled_caught:
             log.error(

@@ -20,6 +20,21 @@ begin
     for no key update;  -- not FOR UPDATE: inserting a job holds FOR KEY SHARE for its foreign key
 end $$;
 
+-- Lock those manifests of these jobs that nobody else has locked, and return them. For maintenance, which must
+-- not wait for one manifest while others need it.
+-- Called by dreamcut_rescue and dreamcut_reconcile. Locks: as above, skipping what is locked.
+create or replace function dreamcut_try_lock_manifests(p_jobs uuid[]) returns uuid[]
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    return array(
+        select manifest.id
+        from dreamcut_production_manifest manifest
+        where manifest.id in (select job.manifest_id from dreamcut_jobs job where job.id = any (p_jobs))
+        order by manifest.id
+        for no key update skip locked
+    );
+end $$;
+
 -- Wake the workers that sleep until a job of one of these types is ready.
 -- Called by whatever makes jobs ready. Postgres sends equal notifications of a transaction once.
 create or replace function dreamcut_notify_ready(p_types text[]) returns void

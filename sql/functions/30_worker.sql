@@ -16,7 +16,10 @@ create or replace function dreamcut_register_worker(
 language plpgsql set search_path = public, pg_temp as $$
 begin
     insert into dreamcut_workers (id, host, pid, version, types, slots, providers, lease_expires_at)
-    values (p_worker, p_host, p_pid, p_version, p_types, p_slots, p_providers, now() + p_lease);
+    values (p_worker, p_host, p_pid, p_version, p_types, p_slots, p_providers, now() + p_lease)
+    -- The answer to a first try may have been lost.
+    on conflict (id) do update set heartbeat_at = now(), lease_expires_at = excluded.lease_expires_at
+    where dreamcut_workers.state in ('live', 'draining');
     -- Incarnations that ended are history; a day of it is enough.
     delete from dreamcut_workers worker
     where worker.state in ('stopped', 'lost') and worker.heartbeat_at < now() - interval '1 day';
@@ -213,12 +216,15 @@ begin
 end $$;
 
 -- Write the results of completed jobs, given as arrays side by side, and settle what follows. Returns the jobs
--- written; one that is missing was no longer this worker's, and its result is dropped.
--- Locks: the jobs' manifests, then the jobs, then what waits for them.
+-- written, those included that an earlier call wrote whose answer was lost; one that is missing was no longer
+-- this worker's, and its result is dropped.
+-- Locks: the jobs' manifests, then the jobs, then what waits for them. Raises lock_not_available when somebody
+-- holds a manifest for long (a producer's open transaction): the worker then writes the other manifests' jobs
+-- first. Sorted ids keep jobs without a manifest in one lock order.
 create or replace function dreamcut_complete_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[]
 ) returns uuid[]
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set lock_timeout = '2s' as $$
 declare
     v_done uuid[];
     v_types text[];
@@ -253,6 +259,17 @@ begin
         );
     end if;
     perform dreamcut_settle(v_done);
+    if cardinality(v_done) < cardinality(p_jobs) then
+        v_done := v_done || array(
+            select job.id
+            from dreamcut_jobs job
+            join unnest(p_jobs, p_claims) as outcome (id, claim) on job.id = outcome.id
+            where job.worker_id = p_worker
+                and job.claims = outcome.claim
+                and job.status = 'completed'
+                and job.id <> all (v_done)
+        );
+    end if;
     return v_done;
 end $$;
 
@@ -316,7 +333,7 @@ create or replace function dreamcut_fail_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_classes text[], p_messages text[], p_details jsonb[],
     p_retry_after double precision[], p_base_delays interval[]
 ) returns table (id uuid, status text, next_retry_at timestamptz)
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set lock_timeout = '2s' as $$
 #variable_conflict use_column
 declare
     v_ids uuid[];
@@ -348,7 +365,7 @@ begin
         set status = case when verdict.again then 'pending'
                           when verdict.class = 'cancelled' then 'cancelled'
                           else 'failed' end,
-            attempts = job.attempts - case when verdict.counts then 0 else 1 end,
+            attempts = greatest(job.attempts - case when verdict.counts then 0 else 1 end, 0),
             next_retry_at = case when verdict.again then now() + verdict.delay end,
             worker_id = case when not verdict.again then job.worker_id end,
             completed_at = case when not verdict.again then now() end,
@@ -367,6 +384,7 @@ begin
             case failed.status when 'pending' then 'retried' else failed.status end,
             failed.class, failed.message, failed.detail, failed.started_at
         from failed
+        on conflict (job, claim) do nothing  -- claims was set back by hand: history is not worth an outcome
     )
     select array_agg(failed.id), array_agg(failed.status), array_agg(failed.next_retry_at),
         array_agg(failed.type), array_agg(failed.detail ->> 'provider'), array_agg(failed.class),
@@ -399,7 +417,7 @@ begin
     with released as (
         update dreamcut_jobs job
         set status = 'pending',
-            attempts = job.attempts - 1,
+            attempts = greatest(job.attempts - 1, 0),
             worker_id = null,
             updated_at = now()
         from unnest(p_jobs, p_claims) as held (id, claim)
@@ -413,6 +431,7 @@ begin
         select released.id, released.claims, released.attempts + 1, p_worker, 'released', p_reason,
             released.started_at
         from released
+        on conflict (job, claim) do nothing
     )
     select coalesce(array_agg(released.id), '{}'), array_agg(distinct released.type)
     into v_jobs, v_types
@@ -422,16 +441,18 @@ begin
 end $$;
 
 -- Take the jobs of workers whose lease ran out: back to pending with backoff, or failed when their attempts
--- are used up. Returns the jobs. One worker at a time in a database does it; the others pass.
+-- are used up. Returns the jobs. One worker at a time in a database does it; the others pass. Jobs of a manifest
+-- that somebody has locked are left for the next rescue, and their worker counts as lost only when all are taken.
 -- The scan for the jobs of a dead incarnation has no index on purpose: one that changes at every claim costs
 -- far more than a scan at every death.
--- Locks: the lost workers' rows (skipping one whose claim is under way: the next rescue finds it), then as
--- dreamcut_complete_jobs.
+-- Locks: the expired workers' rows (skipping one whose claim is under way: the next rescue finds it), then the
+-- manifests that are free, then as dreamcut_complete_jobs. Waits for nobody but a job's own statement.
 create or replace function dreamcut_rescue() returns table (id uuid, status text, worker_id uuid)
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
 declare
-    v_lost uuid[];
+    v_expired uuid[];
+    v_manifests uuid[];
     v_worker uuid;
     v_jobs uuid[];
     v_claims int[];
@@ -439,31 +460,26 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('dreamcut_rescue')) then
         return;
     end if;
-    with expired as (
+    v_expired := array(
         select worker.id
         from dreamcut_workers worker
         where worker.state in ('live', 'draining') and dreamcut_is_lease_over(worker)
         for update skip locked
-    ), lost as (
-        update dreamcut_workers worker
-        set state = 'lost', active_jobs = 0
-        from expired
-        where worker.id = expired.id
-        returning worker.id
-    )
-    select array_agg(lost.id) into v_lost from lost;
-    if v_lost is null then
+    );
+    if v_expired = '{}' then
         return;
     end if;
     -- All manifests at once, because their locks are taken in one order.
-    perform dreamcut_lock_manifests(array(
-        select job.id from dreamcut_jobs job where job.worker_id = any (v_lost) and job.status = 'processing'
+    v_manifests := dreamcut_try_lock_manifests(array(
+        select job.id from dreamcut_jobs job where job.worker_id = any (v_expired) and job.status = 'processing'
     ));
-    foreach v_worker in array v_lost loop
-        select array_agg(job.id), array_agg(job.claims)
+    foreach v_worker in array v_expired loop
+        select array_agg(job.id order by job.id), array_agg(job.claims order by job.id)
         into v_jobs, v_claims
         from dreamcut_jobs job
-        where job.worker_id = v_worker and job.status = 'processing';
+        where job.worker_id = v_worker
+            and job.status = 'processing'
+            and (job.manifest_id is null or job.manifest_id = any (v_manifests));
         continue when v_jobs is null;
         return query
         select rescued.id, rescued.status, v_worker
@@ -477,6 +493,46 @@ begin
             array_fill(interval '5 seconds', array[cardinality(v_jobs)])
         ) as rescued;
     end loop;
+    update dreamcut_workers worker
+    set state = 'lost', active_jobs = 0
+    where worker.id = any (v_expired)
+        and not exists (
+            select 1 from dreamcut_jobs job where job.worker_id = worker.id and job.status = 'processing'
+        );
+end $$;
+
+-- Make ready again what is processing although nobody runs it: jobs of an incarnation that stopped, was declared
+-- lost or is gone, and jobs that a live worker does not report to hold although it has had the time to. Nothing
+-- here makes such a job; this is the net under what nobody has thought of, e.g. a claim that the server carried
+-- out long after its client had given it up. Returns the number of jobs.
+-- Called by workers, rarely: it reads the whole table. Locks: the jobs.
+create or replace function dreamcut_return_strays() returns int
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_stray record;
+    v_returned int := 0;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('dreamcut_return_strays')) then
+        return 0;
+    end if;
+    for v_stray in
+        select job.worker_id, array_agg(job.id order by job.id) as jobs,
+            array_agg(job.claims order by job.id) as claims
+        from dreamcut_jobs job
+        left join dreamcut_workers worker on worker.id = job.worker_id
+        where job.status = 'processing'
+            and (
+                worker.id is null
+                or worker.state in ('stopped', 'lost')
+                or job.id <> all (worker.held) and job.started_at < worker.heartbeat_at - interval '2 minutes'
+            )
+        group by job.worker_id
+    loop
+        v_returned := v_returned + cardinality(dreamcut_hand_back_jobs(
+            v_stray.worker_id, v_stray.jobs, v_stray.claims, 'processing, but no worker ran it'
+        ));
+    end loop;
+    return v_returned;
 end $$;
 
 -- Mend what an UPDATE by hand can break, and nothing that goes through these functions: waits for a job that
@@ -500,7 +556,10 @@ begin
             -- A dependent that was cancelled with its cause keeps its wait, so that a retry finds it.
             and (waiting.status = 'pending' or waiting.metadata ->> 'onDependencyFailure' = 'run');
     if v_ended is not null then
-        perform dreamcut_lock_manifests(v_ended);
+        v_manifests := dreamcut_try_lock_manifests(v_ended);  -- the others at the next time
+        v_ended := array(
+            select job.id from dreamcut_jobs job where job.id = any (v_ended) and job.manifest_id = any (v_manifests)
+        );
         perform dreamcut_release_dependents(v_ended);
         perform dreamcut_fail_dependents(v_ended);
     end if;

@@ -5,7 +5,7 @@
 -- dreamcut_begin_call is also where limits are enforced, exactly and for all workers together: it counts under
 -- the lock of the provider's row, and each of its statements after the lock sees what was committed before it.
 -- Locks are taken in one order: the manifest (only if it has a spend limit), the provider (only if it has a
--- limit or is in trouble), the job. A provider and a manifest without limits cost a look, no lock.
+-- limit or is in trouble), the job; before them the call's own id, which only tries of the same call share. A provider and a manifest without limits cost a look, no lock.
 --
 -- SQLSTATE DC001: the job is no longer this worker's. DC002: a limit; wait. DC003: a spend limit. DC004: the
 -- provider is paused. The last three have a DETAIL in JSON (see 55_providers.sql).
@@ -21,7 +21,7 @@ create or replace function dreamcut_begin_call(
     p_worker uuid, p_job uuid, p_claim int, p_provider text, p_endpoint text, p_step int, p_request jsonb,
     p_estimate_usd numeric, p_request_hash text default null, p_call uuid default null
 ) returns uuid
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set lock_timeout = '5s' as $$
 declare
     v_call constant uuid := coalesce(p_call, gen_random_uuid());
     v_estimate constant numeric := round(p_estimate_usd, 6);
@@ -32,6 +32,8 @@ declare
     v_type text;
 begin
     if p_call is not null then
+        -- The first try may still be under way, waiting for a limit's lock; it must not count against the second.
+        perform pg_advisory_xact_lock(hashtextextended(p_call::text, 0));
         perform 1
         from dreamcut_provider_calls call
         join dreamcut_jobs job on job.id = call.job
@@ -87,8 +89,7 @@ begin
          estimate_usd, detail, created_at)
     values (v_call, p_job, v_manifest, v_job_id, v_type, p_claim, p_worker, p_provider, p_endpoint, p_step,
             p_request, p_request_hash, v_estimate,
-            case when v_estimate is null then '{"unpriced": true}'::jsonb end, clock_timestamp())
-    on conflict (id) do nothing;  -- the first try was still under way
+            case when v_estimate is null then '{"unpriced": true}'::jsonb end, clock_timestamp());
     return v_call;
 end $$;
 

@@ -41,6 +41,9 @@ select id, status, worker_id from dreamcut_rescue();
 -- name: reconcile :scalar
 select dreamcut_reconcile();
 
+-- name: return_strays :scalar
+select dreamcut_return_strays();
+
 -- name: unfinished_work :one
 -- What is left that these types could still run: ready or delayed jobs of them, jobs in progress anywhere
 -- (their dependents may be of these types), and ready jobs that another live worker will take.
@@ -69,10 +72,21 @@ where manifest_id = @manifest_id::uuid
 order by seq;
 
 -- name: open_calls :many
-select id, provider, endpoint, step, request, request_id, ticket
-from dreamcut_provider_calls
-where job = @job::uuid and status in ('intent', 'submitted')
-order by created_at;
+-- worker_lives: the worker that began the call may still be waiting for the provider's answer.
+-- wanted: the job is to run, or runs again; its next claim takes the call over.
+select call.id, call.provider, call.endpoint, call.step, call.request, call.request_id, call.ticket, call.claim,
+    extract(epoch from clock_timestamp() - call.created_at)::double precision as age_s,
+    exists (
+        select 1 from dreamcut_workers worker
+        where worker.id = call.worker_id
+            and worker.state in ('live', 'draining')
+            and not dreamcut_is_lease_over(worker)
+    ) as worker_lives,
+    coalesce(job.status in ('pending', 'processing'), false) as wanted
+from dreamcut_provider_calls call
+left join dreamcut_jobs job on job.id = call.job
+where call.job = @job::uuid and call.status in ('intent', 'submitted')
+order by call.created_at;
 
 -- name: made_calls :many
 -- What a provider made for this job, and can still hand over: calls that succeeded although the job did not end,

@@ -70,9 +70,11 @@ def requests(sandbox: Sandbox, provider: str, pattern: str) -> int:
 
 def finish(start_worker: StartWorker, queue: Queue, job: UUID) -> dict[str, Any]:
     """Another worker takes the job over; returns its row when it has ended."""
-    start_worker(IMAGES)
-    wait_until(lambda: queue.job(job)["completed_at"], "the end of the job")
+    worker = start_worker(IMAGES)
+    worker.wait_for("serves")
+    wait_until(lambda: queue.job(job)["completed_at"] or worker.is_over(), "the end of the job")
     row = queue.job(job)
+    assert row["completed_at"], worker.text()
     assert row["status"] == "completed", (row["error_class"], row["error_message"])
     assert queue.inconsistencies() == []
     return row

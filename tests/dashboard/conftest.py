@@ -66,8 +66,8 @@ def film(connection: psycopg.Connection) -> Film:
     }
     connection.execute(
         "insert into dreamcut_provider_calls (job, manifest_id, job_id, claim, worker_id, provider, "
-        "endpoint, status, cost_usd, finished_at) values (%s, %s, 'job_tts_s1', 1, %s, 'elevenlabs', 'dialogue', "
-        "'succeeded', 0.42, now())",
+        "endpoint, status, cost_usd, finished_at) values (%s, %s, 'job_tts_s1', 1, %s, 'elevenlabs', "
+        "'dialogue', 'succeeded', 0.42, now())",
         [jobs["job_tts_s1"], manifest, worker],
     )
     result = {"provider": "elevenlabs", "contentType": "audio/mpeg"}

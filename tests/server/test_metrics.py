@@ -1,4 +1,4 @@
-"""/metrics: what a worker counts, how the queue stands, and that Grafana and the alerts ask for what exists."""
+"""/metrics: what a worker counts, how the queue stands, and that Grafana and alerts ask for what exists."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ function say(state, text) {
 }
 
 function keyOf(node) {
-  return node.nodeType === Node.ELEMENT_NODE ? node.dataset.key || node.dataset.keep || "" : "";
+  if (node.nodeType !== Node.ELEMENT_NODE) return "";
+  const heading = node.nodeName === "SECTION" && node.querySelector("h2");
+  return node.dataset.key || node.dataset.keep || (heading ? heading.textContent : "");
 }
 
 function isSame(old, fresh) {
@@ -35,35 +37,26 @@ function morph(old, fresh) {
 }
 
 function morphChildren(old, fresh) {
+  const wanted = [...fresh.childNodes];
   let current = old.firstChild;
-  for (const next of [...fresh.childNodes]) {
-    const key = keyOf(next);
-    let match = current && isSame(current, next) ? current : null;
-    if (!match && key) match = [...old.children].find((child) => isSame(child, next)) || null;
-    if (match && match !== current && match.compareDocumentPosition(current) & Node.DOCUMENT_POSITION_FOLLOWING) {
-      match = null; // it stands before us: its place has changed, so make it anew
-    }
-    if (match) {
-      while (current !== match) {
-        const gone = current;
-        current = current.nextSibling;
-        gone.remove();
-      }
-      current = match.nextSibling;
-      morph(match, next);
-    } else if (current && !key && !keyOf(current)) {
-      const replaced = current;
-      current = current.nextSibling;
-      replaced.replaceWith(next);
-    } else {
-      old.insertBefore(next, current);
-    }
-  }
-  while (current) {
+  const drop = () => {
     const gone = current;
     current = current.nextSibling;
     gone.remove();
-  }
+  };
+  wanted.forEach((next, place) => {
+    const rest = wanted.slice(place + 1);
+    const isNeeded = (node) => node.nodeType === Node.ELEMENT_NODE && rest.some((later) => isSame(node, later));
+    while (current && !isSame(current, next) && !isNeeded(current)) drop();
+    if (current && isSame(current, next)) {
+      const kept = current;
+      current = current.nextSibling;
+      morph(kept, next);
+    } else {
+      old.insertBefore(next, current);
+    }
+  });
+  while (current) drop();
 }
 
 function show(html) {

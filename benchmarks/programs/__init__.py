@@ -1,0 +1,1 @@
+"""The queues under test, each as a program (see benchmarks/program.py)."""

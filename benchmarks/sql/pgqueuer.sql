@@ -1,0 +1,5 @@
+-- name: unfinished :scalar
+select count(*) from pgqueuer;
+
+-- name: reset :exec
+truncate pgqueuer, pgqueuer_log restart identity;
