@@ -118,7 +118,7 @@ def _measure(arena: Arena, entry: Entry, line: Line, options: argparse.Namespace
                 line.add("commits", drained.commits)
                 line.add("statements", drained.statements)
         line.add("single", arena.single(max(20, int(1000 * options.scale))))
-        waits = arena.pickup(entry, max(20, int(200 * options.scale)))
+        waits = arena.pickup(entry, max(20, int(150 * options.scale)))
         for share in (50, 95, 99):
             line.add(f"p{share}", percentile(waits, share / 100) * 1000)
     except BenchError as error:

@@ -210,7 +210,7 @@ def _depth(results: Results) -> list[str]:
         rows.append(f"| {name} | " + " | ".join(figure(rate) for rate in rates) + " |")
     text = (
         f"Starts per second of one DreamCuts worker (tuned) in windows of {depth['window']:g} s, with "
-        f"{depth['jobs']:,} ready jobs of seven types; `around` adds a tenth as many delayed and blocked jobs "
-        "and as many finished ones; `held` keeps another session's snapshot open all the while."
+        f"{depth['jobs']:,} ready jobs of seven types; `around` adds a tenth as many delayed and blocked "
+        "jobs and as many finished ones; `held` keeps another session's snapshot open all the while."
     )
     return ["## Depth", text, "\n".join(rows)]

@@ -169,9 +169,7 @@ async def cancel_open_calls(ctx: JobContext) -> int:
     For a cancelled job. A provider still bills a request that it had already finished; a call without a
     ticket is closed as `unknown`. If the job was retried meanwhile, its calls are left to its next claim.
     """
-    calls = [
-        call for call in await ctx.calls.open_calls() if call.claim <= ctx.job.claim and not call.wanted
-    ]
+    calls = [call for call in await ctx.calls.open_calls() if call.claim <= ctx.job.claim and not call.wanted]
     for call in calls:
         try:
             status, text = await cancel_call(

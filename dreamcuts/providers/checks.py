@@ -12,7 +12,7 @@ from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError, JobError
 from dreamcuts.log import known_secrets
 from dreamcuts.providers.redaction import redact
-from dreamcuts.providers.registry import make_provider
+from dreamcuts.providers.registry import make_provider, provider_settings
 
 CHECK_S = 30.0
 
@@ -46,5 +46,5 @@ async def check_key(name: str, settings: Settings) -> dict[str, Any]:
     except Exception as error:  # a plugin's check may fail in any way
         found = f"{type(error).__name__}: {error}"
     took = round((time.monotonic() - started) * 1000) if asked else None
-    found = redact(found, known_secrets(settings))
+    found = redact(found, known_secrets(settings, provider_settings()))
     return {"name": name, "ok": ok, "found": found, "class": error_class, "milliseconds": took}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import traceback
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from dreamcuts.jobs.base import Job, JobType, Payload, Result
 from dreamcuts.jobs.paid import cancel_open_calls
 from dreamcuts.jobs.reuse import Reused
 from dreamcuts.jobs.templates import needs_templates, resolve_templates
+from dreamcuts.log import redacted
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Outcome
 from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.context import Context, Workspace
@@ -48,16 +50,22 @@ class Attempt:
         self._tools = tools
         self._observer = observer
         self._scope = anyio.CancelScope()
+        self._no_more_waiting = anyio.CancelScope()
         self._stop_reason: StopReason | None = None
         self._log = logging.LoggerAdapter(
             log, {"tag": job_type.short_name, "job_id": job.job_id, "manifest_id": job.manifest_id}
         )
 
     def stop(self, reason: StopReason) -> None:
-        """Stop the job: it is handed back, was taken from us, or was cancelled. The first reason counts."""
+        """Stop the job: it is handed back, was taken from us, or was cancelled. The first reason counts.
+
+        Told again, it no longer waits for the database to take the ticket of what is paid.
+        """
         if self._stop_reason is None:
             self._stop_reason = reason
             self._scope.cancel()
+        else:
+            self._no_more_waiting.cancel()
 
     async def run(self) -> Outcome | None:
         """Carry out the attempt. Raises nothing but the cancellation of the worker itself."""
@@ -71,37 +79,54 @@ class Attempt:
                 outcome = HandedBack(self.job, "handed back by a worker that stopped")
             elif outcome is None and self._stop_reason == "cancelled":
                 await self._cancel_calls(context)
+            if outcome is not None:
+                with self._no_more_waiting:
+                    # Whoever claims the job next must find what is paid.
+                    await self._tools.tickets.stored(self.job.id)
         finally:
             context.workspace.remove()
         return outcome
 
     async def _guarded(self, context: Context) -> Outcome | None:
-        limit = self._type.time_limit
-        cancelled = anyio.get_cancelled_exc_class()
+        """The outcome of what the job does, whatever that is; None if the job is no longer ours."""
         try:
-            with anyio.move_on_after(limit.total_seconds()) as timer:
-                result = await self._carry_out(context)
-            if timer.cancelled_caught:
-                return self._failed(ErrorClass.TIMED_OUT, f"The attempt took longer than {limit}")
-        except LeaseLost:
-            self._log.warning("Job %s is no longer ours; stopped", self.job.job_id)
-            return None
-        except JobError as error:
-            return self._failed(
-                error.error_class, str(error), detail=_detail_of(error), retry_after=error.retry_after
-            )
-        except ConfigError as error:
-            return self._failed(ErrorClass.AUTH, str(error))
-        except StorageError as error:
-            return self._failed(ErrorClass.TRANSIENT, f"Storage: {error}")
-        except cancelled as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return self._bug(error)  # nobody cancelled us: the job raised it itself
+            return await self._timed(context)
         except BaseException as error:
-            return self._bug(error)
-        return self._completed(result)
+            cause = only_cause(error)
+            if isinstance(cause, anyio.get_cancelled_exc_class()) and _is_cancelled_from_outside():
+                raise
+            try:
+                return self._outcome_of(cause)
+            except BaseException as broken:  # an error that cannot even be read
+                self._log.error("Job %s: unreadable error: %s", self.job.job_id, type(broken).__name__)
+                return Failed(self.job, ErrorClass.BUG, "The job raised an error that cannot be read")
+
+    async def _timed(self, context: Context) -> Outcome:
+        limit = self._type.time_limit
+        with anyio.move_on_after(limit.total_seconds()):
+            return self._completed(await self._carry_out(context))
+        return self._failed(ErrorClass.TIMED_OUT, f"The attempt took longer than {limit}")
+
+    def _outcome_of(self, error: BaseException) -> Outcome | None:
+        match error:
+            case LeaseLost():
+                self._log.warning("Job %s is no longer ours; stopped", self.job.job_id)
+                return None
+            case Reused():
+                return self._completed(error.result)
+            case JobError():
+                return self._failed(
+                    error.error_class,
+                    _text_of(error),
+                    detail=_detail_of(error),
+                    retry_after=getattr(error, "retry_after", None),
+                )
+            case ConfigError():
+                return self._failed(ErrorClass.AUTH, _text_of(error))
+            case StorageError():
+                return self._failed(ErrorClass.TRANSIENT, f"Storage: {_text_of(error)}")
+            case _:
+                return self._bug(error)
 
     async def _carry_out(self, context: Context) -> Result:
         payload = self.job.payload
@@ -111,13 +136,7 @@ class Attempt:
             payload = resolve_templates(
                 payload, manifest=await context.manifest(), siblings=await context.sibling_jobs()
             )
-        try:
-            result = await self._type.run(context, validated(self._type.payload_model, payload))
-        except Reused as found:
-            result = found.result
-        if not isinstance(result, Result):
-            raise TypeError(f"{type(self._type).__name__}.run returned {type(result).__name__}, not Result")
-        return result
+        return await self._type.run(context, validated(self._type.payload_model, payload))
 
     def _context(self) -> Context:
         tools = self._tools
@@ -127,7 +146,13 @@ class Attempt:
             storage=tools.storage,
             http=tools.http,
             calls=StoredCalls(
-                tools.store, self.worker, self.job, tools.settings.price_missing, self._observer
+                tools.store,
+                self.worker,
+                self.job,
+                tools.settings.price_missing,
+                self._observer,
+                tools.tickets,
+                tools.redact,
             ),
             log=self._log,
             workspace=Workspace(),
@@ -140,14 +165,28 @@ class Attempt:
         with anyio.move_on_after(CANCEL_CALLS_S, shield=True):
             try:
                 await cancel_open_calls(context)
-            except Exception as error:
-                self._log.warning("Job %s: its call could not be cancelled: %s", self.job.job_id, error)
+            except BaseException as error:
+                if isinstance(error, anyio.get_cancelled_exc_class()):
+                    raise
+                self._log.warning(
+                    "Job %s: its call could not be cancelled: %s", self.job.job_id, _text_of(error)
+                )
 
     def _completed(self, result: Result) -> Completed:
+        """Raises TypeError if it is no Result, or holds what no Result holds."""
+        maker = f"{type(self._type).__name__}.run"
+        if not isinstance(result, Result):
+            raise TypeError(f"{maker} returned {type(result).__name__}, not Result")
+        if not isinstance(result.data, Mapping):
+            raise TypeError(f"{maker} returned a Result whose data is {type(result.data).__name__}, not dict")
         data = dict(result.data)
-        if result.asset is not None:
-            data = result.asset.as_result() | data
-        return Completed(self.job, data, result.asset.url if result.asset else None)
+        if result.asset is None:
+            return Completed(self.job, data)
+        if not isinstance(result.asset.url, str):
+            raise TypeError(
+                f"{maker} returned an asset whose url is {type(result.asset.url).__name__}, not str"
+            )
+        return Completed(self.job, result.asset.as_result() | data, result.asset.url)
 
     def _failed(
         self,
@@ -157,12 +196,13 @@ class Attempt:
         detail: dict[str, Any] | None = None,
         retry_after: float | None = None,
     ) -> Failed:
+        """A plugin's error may hold anything; what goes on from here is what it should be."""
         return Failed(
             self.job,
-            error_class,
-            message,
-            detail=detail or {},
-            retry_after=retry_after,
+            _class_of(error_class),
+            self._tools.redact(message),
+            detail=redacted(detail or {}, self._tools.redact),
+            retry_after=_seconds_of(retry_after),
             base_delay=self._tools.retry_delay(self._type),
         )
 
@@ -171,9 +211,16 @@ class Attempt:
         text = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
         return self._failed(
             ErrorClass.BUG,
-            f"Unexpected {type(error).__name__}: {self._tools.redact(str(error))}",
-            detail={"traceback": self._tools.redact(text)},
+            f"Unexpected {type(error).__name__}: {_text_of(error)}",
+            detail={"traceback": text},
         )
+
+
+def only_cause(error: BaseException) -> BaseException:
+    """The error itself, or the only one in a group: a job's own task group wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def validated(model: type[Payload], payload: Mapping[str, Any]) -> Payload:
@@ -194,10 +241,40 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _is_cancelled_from_outside() -> bool:
+    """False if nobody cancelled us: the job raised the cancellation itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be read"
+
+
+def _class_of(value: Any) -> ErrorClass:
+    try:
+        return ErrorClass(value)
+    except Exception:
+        log.warning("%s is no error class; bug is taken instead", _short(value))
+        return ErrorClass.BUG
+
+
+def _seconds_of(value: Any) -> float | None:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
 def _detail_of(error: JobError) -> dict[str, Any]:
     known = {
         name: value
         for name in ("provider", "status", "code", "outcome_unknown")
         if (value := getattr(error, name, None)) not in (None, False)
     }
-    return known | error.detail
+    detail = getattr(error, "detail", None)
+    return known | dict(detail) if isinstance(detail, Mapping) else known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +16,7 @@ from dreamcuts.errors import CallRefused, ErrorClass, JobError, ProviderError
 from dreamcuts.jobs.base import Job, MadeBefore, OpenCall
 from dreamcuts.jobs.queued import SUBMIT_GRACE_S
 from dreamcuts.jobs.reuse import identity_of, request_hash
+from dreamcuts.log import redacted
 from dreamcuts.providers import prices
 from dreamcuts.providers.base import Ticket
 from dreamcuts.queue.store import Store
@@ -28,7 +29,7 @@ LONGEST_WAIT_S = 60.0
 LONGEST_ASK_DELAY_S = 4.0
 CLOSE_GRACE_S = 10.0
 ANSWER_DUE_S = SUBMIT_GRACE_S + 5.0
-"""How old an intent may be for its worker, if it lives, to be still waiting for the answer of a stopped job."""
+"""Until this age of an intent, its worker, if it lives, may still be waiting for the provider's answer."""
 LIMIT, SPEND_LIMIT, PAUSED = "DC002", "DC003", "DC004"
 
 
@@ -47,6 +48,7 @@ class StoredCalls:
         price_missing: str = "allow",
         observer: WorkerObserver = NOBODY,
         tickets: Tickets | None = None,
+        redact: Callable[[str], str] = str,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -54,6 +56,7 @@ class StoredCalls:
         self._price_missing = price_missing
         self._observer = observer
         self._tickets = tickets or Tickets(store)
+        self._redact = redact
         self._closed: set[UUID] = set()
 
     async def open_calls(self) -> list[OpenCall]:
@@ -160,9 +163,10 @@ class StoredCalls:
         if call in self._closed:
             return
         cost = _amount(cost_usd)
-        await patiently(
-            lambda: self._store.finish_call(call, status, cost_usd=cost, error=error, detail=detail)
-        )
+        # Whatever a provider answered may hold the key that it was sent.
+        said = None if error is None else self._redact(error)
+        told = None if detail is None else redacted(dict(detail), self._redact)
+        await patiently(lambda: self._store.finish_call(call, status, cost_usd=cost, error=said, detail=told))
         self._observer.call_ended(self._job, call, status, cost)
 
     def _check_price(self, provider: str, endpoint: str) -> None:

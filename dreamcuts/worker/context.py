@@ -23,7 +23,7 @@ from dreamcuts.storage.base import Asset, Storage
 from dreamcuts.worker.patience import patiently
 
 SAVE_DELAYS_S = (1.0, 4.0, 10.0)
-"""Seconds before another try to store a file. What it holds may be paid, and an attempt anew would pay again."""
+"""Seconds before another try to store a file: what it holds may be paid, and be lost with the attempt."""
 _PASSING = (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED, ErrorClass.OVERLOADED)
 
 

@@ -4,8 +4,9 @@
 --
 -- dreamcut_begin_call is also where limits are enforced, exactly and for all workers together: it counts under
 -- the lock of the provider's row, and each of its statements after the lock sees what was committed before it.
--- Locks are taken in one order: the manifest (only if it has a spend limit), the provider (only if it has a
--- limit or is in trouble), the job; before them the call's own id, which only tries of the same call share. A provider and a manifest without limits cost a look, no lock.
+-- Locks are taken in one order: the call's id (an advisory lock, which only tries of the same call share), the
+-- manifest (only if it has a spend limit), the provider (only if it has a limit or is in trouble), the job. A
+-- provider and a manifest without limits cost a look, no lock.
 --
 -- SQLSTATE DC001: the job is no longer this worker's. DC002: a limit; wait. DC003: a spend limit. DC004: the
 -- provider is paused. The last three have a DETAIL in JSON (see 55_providers.sql).
@@ -110,7 +111,7 @@ begin
 end $$;
 
 -- Close a call with its outcome and cost. A call that is closed stays as it is. p_detail's `class` is the class
--- of the error: it slows down or pauses the provider (55_providers.sql).
+-- of the error: it slows down or pauses the provider (56_breaker.sql).
 -- Locks: the call, then the provider's row if the outcome says something about the provider.
 create or replace function dreamcut_finish_call(
     p_call uuid, p_status text, p_cost_usd numeric, p_error text, p_detail jsonb

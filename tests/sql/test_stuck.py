@@ -1,0 +1,135 @@
+"""dreamcut_stuck_jobs: everything that waits for something that will not come by itself, and nothing else."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from tests.support import Queue
+
+
+def stuck(queue: Queue) -> dict[str, str]:
+    rows = queue.rows("select job_id, code from dreamcut_stuck_jobs")
+    assert len({row["job_id"] for row in rows}) == len(rows), "one row a job"
+    return {row["job_id"]: row["code"] for row in rows}
+
+
+def reason(queue: Queue, job: UUID) -> str:
+    return str(queue.value("select reason from dreamcut_stuck_jobs where id = %s", job))
+
+
+def test_work_that_goes_on_is_not_stuck(queue: Queue) -> None:
+    worker = queue.worker()
+    _, jobs = queue.graph({"first": [], "second": ["first"], "third": ["second", "first"]})
+    assert stuck(queue) == {}
+    queue.finish("first", worker=worker)
+    queue.claim_one(worker)
+    queue.run(
+        "update dreamcut_jobs set next_retry_at = now() + interval '1 hour' where id = %s", jobs["third"]
+    )
+    assert stuck(queue) == {}
+
+
+def test_a_missing_dependency_and_what_waits_behind_it(queue: Queue) -> None:
+    queue.worker()
+    _, jobs = queue.graph({"render": ["never", "nor_this", "tts"], "tts": [], "publish": ["render"]})
+    assert stuck(queue) == {"render": "missing_dependency", "publish": "behind"}
+    assert reason(queue, jobs["render"]) == "waits for jobs that do not exist: never, nor_this"
+    assert reason(queue, jobs["publish"]) == "waits for render, which will not go on by itself"
+    for name in ("never", "nor_this"):
+        queue.value("select dreamcut_drop_dependency(%s, %s)", jobs["render"], name)
+    assert stuck(queue) == {}
+
+
+def test_cycles_are_found_and_told_from_what_hangs_on_them(queue: Queue) -> None:
+    queue.worker()
+    manifest, jobs = queue.graph(
+        {
+            "free": [],
+            "a": ["c", "free"],
+            "b": ["a"],
+            "c": ["b"],
+            "self": ["self"],
+            "after": ["c"],
+            "innocent": ["free"],
+        }
+    )
+    found = stuck(queue)
+    assert found == {
+        "a": "dependency_cycle",
+        "b": "dependency_cycle",
+        "c": "dependency_cycle",
+        "self": "dependency_cycle",
+        "after": "behind",
+    }
+    assert reason(queue, jobs["a"]) == "waits, through c, for itself"
+    queue.cancel(jobs["c"])
+    assert stuck(queue) == {"self": "dependency_cycle"}
+    assert queue.states(manifest)["b"] == "cancelled"
+
+
+def test_a_type_that_no_live_worker_serves(queue: Queue) -> None:
+    worker = queue.worker(["other"])
+    job = queue.add(None, "lonely", type="generate_chart")
+    queue.add(None, "served", type="other")
+    assert stuck(queue) == {"lonely": "no_worker"}
+    assert reason(queue, job) == "no live worker serves the type generate_chart"
+    queue.expire(worker)
+    assert stuck(queue) == {"lonely": "no_worker", "served": "no_worker"}
+
+
+def test_a_paused_provider(queue: Queue) -> None:
+    worker = queue.worker(["gen_image_falai", "other"])
+    queue.run("update dreamcut_workers set providers = '{fal,\"\"}' where id = %s", worker)
+    job = queue.add(None, "picture", type="gen_image_falai")
+    queue.add(None, "unrelated", type="other")
+    assert stuck(queue) == {}
+    columns = "name, paused_until, pause_reason"
+    queue.run(f"insert into dreamcut_providers ({columns}) values ('fal', 'infinity', 'billing')")
+    assert stuck(queue) == {"picture": "provider_paused"}
+    assert reason(queue, job) == "the provider fal is paused until somebody resumes it: billing"
+    queue.run("update dreamcut_providers set paused_until = now() - interval '1 second'")
+    assert stuck(queue) == {}
+
+
+def test_a_job_that_is_overdue_without_any_worker(queue: Queue) -> None:
+    job = queue.add(None, "late")
+    queue.run("update dreamcut_jobs set next_retry_at = now() - interval '4 minutes' where id = %s", job)
+    assert stuck(queue) == {}
+    queue.run("update dreamcut_jobs set next_retry_at = now() - interval '6 minutes' where id = %s", job)
+    assert stuck(queue) == {"late": "overdue"}
+    queue.worker()
+    assert stuck(queue) == {}
+
+
+def test_a_job_whose_worker_is_gone_and_nobody_is_there_to_take_it(queue: Queue) -> None:
+    worker = queue.worker()
+    manifest, jobs = queue.graph({"held": [], "next": ["held"]})
+    single = queue.add(None, "single")
+    queue.claim(worker, 10)
+    assert stuck(queue) == {}
+    queue.expire(worker)
+    assert stuck(queue) == {"held": "lost_worker", "single": "lost_worker", "next": "behind"}
+    other = queue.worker()
+    assert stuck(queue) == {}, "the other worker will rescue them"
+    # What no rescue finds any more: only an UPDATE by hand does that.
+    queue.run("update dreamcut_workers set state = 'stopped' where id = %s", worker)
+    assert stuck(queue) == {"held": "lost_worker", "single": "lost_worker", "next": "behind"}
+    queue.release(jobs["held"], single)
+    assert stuck(queue) == {}
+    queue.run("update dreamcut_workers set state = 'live' where id = %s", worker)
+    assert queue.heartbeat(other)["alive"]
+    assert queue.states(manifest)["held"] == "ready"
+
+
+def test_a_long_chain_is_looked_through_in_a_moment(queue: Queue) -> None:
+    """Jobs in a row behind one that is missing: the search for cycles must not take all night for them."""
+    queue.worker()
+    manifest = queue.manifest()
+    queue.run(
+        "insert into dreamcut_jobs (manifest_id, job_id, type, depends_on)"
+        " select %s, 'j' || n, 'work', array['j' || (n - 1)] from generate_series(1, 300) n",
+        manifest,
+    )
+    queue.run("set statement_timeout = '20s'")
+    rows = queue.rows("select code, count(*) as jobs from dreamcut_stuck_jobs group by 1 order by 1")
+    assert {row["code"]: row["jobs"] for row in rows} == {"behind": 299, "missing_dependency": 1}
