@@ -50,29 +50,24 @@ def write_report(results: Results, docs: Path) -> None:
 def _charts(results: Results) -> dict[str, str]:
     subtitle = _where(results)
 
-    def chart(title: str, measures: Sequence[str], series: Sequence[str], factor: float = 1.0) -> str:
+    def chart(title: str, measures: Sequence[str], series: Sequence[str], lines: Iterable[Line]) -> str:
         groups = [
-            Group(line.title, [_times(line.median(measure), factor) for measure in measures], line.kind)
-            for line in results.lines
+            Group(line.title, [line.median(measure) for measure in measures], line.kind)
+            for line in lines
             if any(line.median(measure) is not None for measure in measures)
         ]
         return bar_chart(title, subtitle, series, groups)
 
+    lines, systems = results.lines, _once_a_system(results.lines)
+    shares = ["p50", "p95", "p99"]
+    workers = ["1 worker", "2 workers"]
     return {
-        "drain": chart("Drain, jobs per second (more is better)", ["drain_1", "drain_2"], ["1 worker", "2"]),
-        "pickup": chart(
-            "Enqueue to start on an idle worker, ms (less is better)",
-            ["p50", "p95", "p99"],
-            ["p50", "p95", "p99"],
-        ),
-        "bulk": chart("Enqueue 2,000 in a call, jobs per second (more is better)", ["bulk"], [""]),
-        "single": chart("Enqueue one at a time, jobs per second (more is better)", ["single"], [""]),
-        "wal": chart("Write-ahead log per drained job, bytes (less is better)", ["wal"], [""]),
+        "drain": chart("Drain, jobs/s (more is better)", ["drain_1", "drain_2"], workers, lines),
+        "pickup": chart("Enqueue to start on an idle worker, ms (less is better)", shares, shares, lines),
+        "bulk": chart("Enqueue 2,000 in a call, jobs/s (more is better)", ["bulk"], [""], systems),
+        "single": chart("Enqueue one at a time, jobs/s (more is better)", ["single"], [""], systems),
+        "wal": chart("Write-ahead log per drained job, bytes (less is better)", ["wal"], [""], lines),
     }
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 def _where(results: Results) -> str:
@@ -171,7 +166,8 @@ def _standing(results: Results) -> str:
         ("single", "Enqueue one at a time", True),
     ):
         choose: Callable[..., Line] = max if more else min
-        lines = [line for line in results.lines if line.median(measure) is not None]
+        known = _once_a_system(results.lines) if measure in ("bulk", "single") else results.lines
+        lines = [line for line in known if line.median(measure) is not None]
         own = [line for line in lines if line.kind == "own"]
         peers = [line for line in lines if line.kind == "peer"]
         if not own or not peers:

@@ -12,6 +12,7 @@ NUMBERS = 90
 BAR = 15
 GAP = 14
 TOP = 64
+FLATTENS = 4
 COLOURS = ("#2f6fde", "#8db4f2", "#c9d9f7")
 LIMIT_COLOURS = ("#8a8f98", "#b3b7bd", "#d4d6da")
 OWN_COLOURS = ("#d9541e", "#ee9a73", "#f7cdb8")
@@ -34,7 +35,7 @@ class Group:
 
 def bar_chart(title: str, subtitle: str, series: Sequence[str], groups: Sequence[Group]) -> str:
     """An SVG document. `series` names the bars of each group, from top to bottom."""
-    most = max((value for group in groups for value in group.values if value), default=1.0)
+    most = _longest(groups)
     scale = (WIDTH - LABELS - NUMBERS - 24) / most
     body: list[str] = []
     y = TOP
@@ -44,14 +45,14 @@ def bar_chart(title: str, subtitle: str, series: Sequence[str], groups: Sequence
         body.append(_text(LABELS - 10, middle, group.label, anchor="end"))
         for number, value in enumerate(group.values):
             if value is not None:
-                width = max(1.0, value * scale)
+                width = max(1.0, min(value, most) * scale)
                 body.append(
                     f'<rect x="{LABELS}" y="{y + 1}" width="{width:.1f}" height="{BAR - 2}" rx="2" '
                     f'fill="{colours[number % len(colours)]}"/>'
                 )
-                words = f"{figure(value)}  {series[number]}" if len(series) > 1 else figure(value)
-                fits = LABELS + width + 8 + len(words) * 7 < WIDTH
-                words = words if fits else figure(value)
+                words = figure(value) + (" (cut)" if value > most else "")
+                named = f"{words}  {series[number]}" if len(series) > 1 else words
+                words = named if LABELS + width + 8 + len(named) * 7 < WIDTH else words
                 body.append(_text(LABELS + width + 6, y + BAR - 3.5, words, css="small"))
             y += BAR
         y += GAP
@@ -65,6 +66,14 @@ def bar_chart(title: str, subtitle: str, series: Sequence[str], groups: Sequence
         _text(20, 48, subtitle, css="small"),
     ]
     return "\n".join([*head, *body, "</svg>"]) + "\n"
+
+
+def _longest(groups: Sequence[Group]) -> float:
+    """The value that fills the width: the largest, or less where one group would flatten all the others."""
+    tops = sorted(max((value for value in group.values if value), default=0.0) for group in groups)
+    if len(tops) > 2 and 0 < tops[-2] * FLATTENS < tops[-1]:
+        return tops[-2] * 1.25
+    return tops[-1] if tops and tops[-1] > 0 else 1.0
 
 
 def figure(value: float | None) -> str:

@@ -94,8 +94,8 @@ ENTRIES = (
     ),
     Entry(
         "dreamcuts_tuned", "DreamCuts, tuned", DREAMCUTS, 20_000,
-        "seven job types with 100 slots each, uvloop",
-        {"slots": 100},
+        "seven job types with 70 slots each, uvloop",
+        {"slots": 70},
     ),
     Entry(
         "procrastinate", "Procrastinate", PROCRASTINATE, 2_000,

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     enable_health_check: bool = Field(False, description="Serve /health, /metrics and the dashboard")
     health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
     health_check_host: str = Field("127.0.0.1", description="Address of the health server; 0.0.0.0 for all")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector, e.g. http://127.0.0.1:4318; needs dreamcuts[otel]"
+    )
     dashboard_token: SecretStr | None = Field(
         None, description="Lets who knows it retry, cancel, pause and resume in the dashboard"
     )

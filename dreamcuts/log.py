@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -37,10 +38,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class Redactor:
     """Takes known secrets out of text, also as they look inside a URL or a JSON string."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, secrets: Iterable[str] = (), *, shortest: int = SHORTEST_SECRET) -> None:
         forms: set[str] = set()
         for secret in secrets:
-            if len(secret) >= SHORTEST_SECRET:
+            if len(secret) >= shortest:
                 forms |= {
                     secret,
                     quote(secret, safe=""),
@@ -142,7 +143,7 @@ def known_secrets(settings: Settings, more: Iterable[str] = ()) -> list[str]:
         secret = value.get_secret_value()
         found.append(secret)
         if name == "database_url":
-            found.extend(_passwords(secret))
+            found.extend(passwords_of(secret))
         else:
             found.extend(secret.split(":"))
     for name in more:
@@ -167,12 +168,14 @@ def tag_of(record: logging.LogRecord) -> str:
     return (parts[1] if parts[0] == "dreamcuts" and len(parts) > 1 else parts[0]).upper()
 
 
-def _passwords(dsn: str) -> list[str]:
+def passwords_of(dsn: str) -> list[str]:
+    """The password in a DSN, in both forms that it may have there; empty if there is none."""
     try:
         password = urlsplit(dsn).password
     except ValueError:
         password = None
     if password:
         return [password, unquote(password)]
-    # The other form of a DSN: "host=... password=..."
-    return [word.partition("=")[2].strip("'") for word in dsn.split() if word.startswith("password=")]
+    # As a parameter of the address, or in the other form of a DSN: "host=... password='...'"
+    found = re.findall(r"password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&']+))", dsn)
+    return [form for pair in found for word in pair if word for form in (word, unquote(word))]

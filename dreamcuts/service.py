@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -14,12 +15,15 @@ from dreamcuts.db.migrate import status
 from dreamcuts.db.pooler import is_transaction_pooled
 from dreamcuts.jobs.base import JobType
 from dreamcuts.providers.registry import load_providers
-from dreamcuts.server.beside import beside_worker, health_port
+from dreamcuts.server.beside import beside_worker, health_port, make_tracing
 from dreamcuts.server.metrics import Metrics
 from dreamcuts.systemd import Notifier, telling_systemd
 from dreamcuts.worker.observer import Observers
 from dreamcuts.worker.tools import tools_from
 from dreamcuts.worker.worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra, and slow to import
+    from dreamcuts.server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +66,10 @@ def run_service(
     port = health_port(settings, [job_types[name].short_name for name in slots])
     settings = settings.model_copy(update={"health_check_port": port})  # where STORAGE_DIR is served
     metrics = Metrics() if settings.enable_health_check else None
-    observers = [metrics] if metrics else []
+    tracing = make_tracing(settings)
+    observers = [observer for observer in (metrics, tracing) if observer is not None]
     worker = Worker(dsn, job_types, options, tools_from(settings), Observers(observers))
-    anyio.run(_run, worker, settings, metrics, port)
+    anyio.run(_run, worker, settings, metrics, tracing, port)
     return worker.counts
 
 
@@ -97,8 +102,12 @@ def end_process() -> None:
     os._exit(1)
 
 
-async def _run(worker: Worker, settings: Settings, metrics: Metrics | None, port: int) -> None:
+async def _run(
+    worker: Worker, settings: Settings, metrics: Metrics | None, tracing: Tracing | None, port: int
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
+        if tracing is not None:
+            await stack.enter_async_context(tracing.opened())
         if metrics is not None:
             bound = await stack.enter_async_context(beside_worker(settings, worker, metrics, port))
             log.info("Health server on http://%s:%d/health", settings.health_check_host, bound)

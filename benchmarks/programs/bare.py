@@ -39,9 +39,10 @@ class Bare:
         await self._connection.execute(SQL["insert_many"], ["{}"] * count)
 
     async def single(self, sent: float | None) -> None:
-        await self._connection.execute(SQL["insert_one"], "{}" if sent is None else f'{{"sent": {sent!r}}}')
-        if sent is not None:
-            await self._connection.execute(SQL["notify"])
+        if sent is None:
+            await self._connection.execute(SQL["insert_one"], "{}")
+        else:
+            await self._connection.execute(SQL["send"], f'{{"sent": {sent!r}}}')
 
     async def work(self, dsn: str, options: Options, hit: Hit, ready: Callable[[], None]) -> None:
         claims, completions, listener = [await asyncpg.connect(dsn) for _ in range(3)]

@@ -15,8 +15,12 @@ insert into bare_jobs (payload) select unnest(@payloads::text[])::jsonb;
 -- name: insert_one :exec
 insert into bare_jobs (payload) values (@payload::text::jsonb);
 
--- name: notify :exec
-notify bare_jobs;
+-- name: send :exec
+-- The insert and the notification in one commit.
+with sent as (
+    insert into bare_jobs (payload) values (@payload::text::jsonb) returning id
+)
+select pg_notify('bare_jobs', '') from sent;
 
 -- name: claim :many
 with picked as (

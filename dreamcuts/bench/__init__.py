@@ -27,7 +27,8 @@ from psycopg.rows import dict_row
 from dreamcuts.bench.noop import DEFAULT_SLOTS
 from dreamcuts.client import Client
 from dreamcuts.config import Settings
-from dreamcuts.db.migrate import connect, first_line, migrate
+from dreamcuts.db.address import first_line
+from dreamcuts.db.migrate import connect, migrate
 from dreamcuts.db.sql import query
 from dreamcuts.errors import ConfigError, DatabaseError
 from dreamcuts.processes import end_process, uninterrupted

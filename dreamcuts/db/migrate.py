@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 
 from dreamcuts import __version__
+from dreamcuts.db.address import first_line, not_reached, not_valid
 from dreamcuts.db.jsontext import decode_json
 from dreamcuts.db.sql import query, sql_folder
 from dreamcuts.errors import DatabaseError
@@ -186,18 +187,13 @@ def connect(dsn: str) -> Iterator[Connection]:
     """A psycopg connection in autocommit mode. Raises DatabaseError in one line, without the password."""
     try:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10, prepare_threshold=None)
-    except psycopg.ProgrammingError as error:
-        raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
+    except psycopg.ProgrammingError:
+        raise not_valid() from None
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
+        raise not_reached(dsn, error) from None
     set_json_loads(decode_json, connection)
     with connection:
         yield connection
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _status(connection: Connection) -> SchemaStatus:

@@ -11,9 +11,8 @@ from typing import Any
 
 import asyncpg
 
+from dreamcuts.db.address import not_reached, not_valid
 from dreamcuts.db.jsontext import decode_json, encode_json
-from dreamcuts.db.migrate import first_line
-from dreamcuts.errors import DatabaseError
 
 APPLICATION = "dreamcuts"
 
@@ -65,10 +64,10 @@ async def open_pool(
         except BaseException:
             pool.terminate()
             raise
-    except (ValueError, asyncpg.ClientConfigurationError) as error:
-        raise DatabaseError(f"DATABASE_URL is not a valid Postgres address: {first_line(error)}") from None
+    except (ValueError, asyncpg.ClientConfigurationError):
+        raise not_valid() from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise DatabaseError(f"Postgres cannot be reached: {first_line(error)}. Check DATABASE_URL.") from None
+        raise not_reached(dsn, error) from None
 
 
 async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:

@@ -7,7 +7,7 @@ import math
 import random
 import time
 
-from dreamcuts.db.migrate import first_line
+from dreamcuts.db.address import first_line
 
 log = logging.getLogger(__name__)
 

@@ -64,12 +64,16 @@ class Outbox:
         self._on_settled = on_settled
         self._waiting: list[_Entry] = []
         self._writing: list[_Entry] = []
+        self._aside: dict[UUID, float] = {}
+        """When what is locked is tried again (monotonic seconds), by what _locked_with says."""
         self._changed = anyio.Event()
         self.has_lost_outcomes = False
 
     def put(self, worker: UUID, outcome: Outcome) -> None:
         """Add the outcome of a job that `worker`, an incarnation of this process, holds."""
-        self._waiting.append(_Entry(worker, *_storable(outcome)))
+        # What waits for a lock holds up its own manifest alone: none of it may join the batch of the others.
+        not_before = self._aside.get(_locked_with(outcome), 0.0)
+        self._waiting.append(_Entry(worker, *_storable(outcome), not_before))
         self._wake()
 
     def held(self) -> list[Job]:
@@ -81,6 +85,7 @@ class Outbox:
         kept = [entry for entry in self._waiting if entry.worker != worker]
         dropped = len(self._waiting) - len(kept)
         self._waiting = kept
+        self._aside.clear()
         return dropped
 
     async def run(self) -> None:
@@ -154,21 +159,22 @@ class Outbox:
 
     async def _write_by_manifest(self, worker: UUID, outcomes: Sequence[Outcome]) -> None:
         """Somebody holds one of the manifests: find out which, and let its outcomes wait aside."""
-        groups: dict[UUID | None, list[Outcome]] = {}
+        groups: dict[UUID, list[Outcome]] = {}
         for outcome in outcomes:
-            groups.setdefault(outcome.job.manifest_id, []).append(outcome)
+            groups.setdefault(_locked_with(outcome), []).append(outcome)
         if len(groups) > 1:
             for group in groups.values():
                 await self._write(worker, group)
             return
         aside = {outcome.job.id for outcome in outcomes}
-        later = time.monotonic() + ASIDE_S
+        later = self._aside[_locked_with(outcomes[0])] = time.monotonic() + ASIDE_S
         self._waiting += [
             entry._replace(not_before=later) for entry in self._writing if entry.outcome.job.id in aside
         ]
         self._writing = [entry for entry in self._writing if entry.outcome.job.id not in aside]
-        manifest = outcomes[0].job.manifest_id
-        log.warning("Manifest %s is locked; %d outcomes of it wait", manifest, len(aside))
+        job = outcomes[0].job
+        what = f"Job {job.job_id}" if job.manifest_id is None else f"Manifest {job.manifest_id}"
+        log.warning("%s is locked by somebody else; %d outcomes wait", what, len(aside))
 
     async def _write_apart(self, worker: UUID, outcomes: Sequence[Outcome], error: Exception) -> None:
         """Postgres refused the batch: find the outcome that it does not take, and fail that job alone."""
@@ -193,6 +199,7 @@ class Outbox:
         over = {entry.outcome.job.id for entry in settled}
         self._writing = [entry for entry in self._writing if entry.outcome.job.id not in over]
         for entry in settled:
+            self._aside.pop(_locked_with(entry.outcome), None)
             self._on_settled(entry)
 
 
@@ -202,7 +209,12 @@ def _is_alike(entry: _Entry, first: _Entry) -> bool:
         return False
     if not first.not_before:
         return not entry.not_before
-    return bool(entry.not_before) and entry.outcome.job.manifest_id == first.outcome.job.manifest_id
+    return bool(entry.not_before) and _locked_with(entry.outcome) == _locked_with(first.outcome)
+
+
+def _locked_with(outcome: Outcome) -> UUID:
+    """What outcomes wait for together: their manifest, or the job alone if it has none."""
+    return outcome.job.manifest_id or outcome.job.id
 
 
 def storable(outcome: Outcome) -> Outcome:

@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from dreamcuts import __version__
-from dreamcuts.db.migrate import first_line
+from dreamcuts.db.address import first_line
 from dreamcuts.db.sql import query
 from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (

@@ -1,11 +1,13 @@
-"""Putting the health server beside a worker: its probes, metrics, files and dashboard."""
+"""What watches a worker: the health server with its metrics and dashboard, and traces where wanted."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 from dreamcuts.config import Settings
+from dreamcuts.errors import ConfigError
 from dreamcuts.server.app import make_app
 from dreamcuts.server.dashboard import make_dashboard
 from dreamcuts.server.data import Reader
@@ -13,6 +15,9 @@ from dreamcuts.server.metrics import Exposition, Metrics
 from dreamcuts.server.pulse import Pulse
 from dreamcuts.server.serve import health_server
 from dreamcuts.server.state import RunningState
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra, and slow to import
+    from dreamcuts.server.tracing import Tracing
 
 PORTS = {
     "tts": 3001,
@@ -31,6 +36,24 @@ def health_port(settings: Settings, types: Sequence[str]) -> int:
     if "health_check_port" not in settings.model_fields_set and len(types) == 1:
         return PORTS.get(types[0], settings.health_check_port)
     return settings.health_check_port
+
+
+def make_tracing(settings: Settings) -> Tracing | None:
+    """What writes traces to OTEL_EXPORTER_OTLP_ENDPOINT; None if that is not set. Raises ConfigError."""
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if not endpoint:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        from dreamcuts.server.tracing import Tracing
+    except ImportError:
+        raise ConfigError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed. "
+            'Run pip install "dreamcuts[otel]", or unset it.'
+        ) from None
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+    return Tracing(Reader(settings.secret("DATABASE_URL")), exporter)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from dreamcuts.db.migrate import first_line
+from dreamcuts.db.address import first_line
 from dreamcuts.db.sql import query
 from dreamcuts.errors import DatabaseError
 

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from dreamcuts.db.migrate import connect, first_line, migrate
+from dreamcuts.db.address import first_line
+from dreamcuts.db.migrate import connect, migrate
 from dreamcuts.db.sql import query
 from dreamcuts.embedded import EmbeddedPostgres
 from dreamcuts.errors import ConfigError, DatabaseError

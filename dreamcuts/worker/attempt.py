@@ -208,7 +208,8 @@ class Attempt:
 
     def _bug(self, error: BaseException) -> Failed:
         self._log.error("Job %s: unexpected error", self.job.job_id, exc_info=error)
-        text = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
+        # Redacted before it is cut: half a key would not be known again.
+        text = self._tools.redact("".join(traceback.format_exception(error)))[-LONGEST_TRACEBACK:]
         return self._failed(
             ErrorClass.BUG,
             f"Unexpected {type(error).__name__}: {_text_of(error)}",

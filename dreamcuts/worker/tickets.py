@@ -15,7 +15,7 @@ from uuid import UUID
 import anyio
 import asyncpg
 
-from dreamcuts.db.migrate import first_line
+from dreamcuts.db.address import first_line
 from dreamcuts.db.pool import RETRY_ERRORS
 from dreamcuts.providers.base import Ticket
 from dreamcuts.queue.outage import retry_delay

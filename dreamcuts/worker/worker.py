@@ -32,7 +32,7 @@ import anyio
 import anyio.abc
 import asyncpg
 
-from dreamcuts.db.migrate import first_line
+from dreamcuts.db.address import first_line
 from dreamcuts.db.pool import RETRY_ERRORS, open_pool
 from dreamcuts.errors import DatabaseError, LeaseLost
 from dreamcuts.jobs.base import Job, JobType
@@ -58,8 +58,12 @@ STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
 CLAIM_GRACE_S = 5.0
 """How long a claim under way may take once the worker drains."""
+WRITE_S = 5.0
+"""How long writing the last outcomes may take at the least; the shutdown timeout if that is longer."""
 LEAVE_S = 5.0
 """How long saying goodbye to the database may take."""
+CLOSE_S = 5.0
+"""How long the connections of a pool may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,7 +519,7 @@ class Worker:
             await self._pulse.leave(self._id, empty=empty)
 
     async def _write_outcomes(self) -> None:
-        limit = 5.0 if self._hurry.is_set() else max(self._options.shutdown_timeout, 5.0)
+        limit = WRITE_S if self._hurry.is_set() else max(self._options.shutdown_timeout, WRITE_S)
         with anyio.move_on_after(limit) as timer:
             await self._outbox.wait_empty()
         if timer.cancelled_caught:
@@ -547,7 +551,7 @@ def only_provider(job_type: JobType) -> str:
 
 
 async def _close_pool(pool: asyncpg.Pool[asyncpg.Record]) -> None:
-    with anyio.move_on_after(5, shield=True) as timer:
+    with anyio.move_on_after(CLOSE_S, shield=True) as timer:
         await pool.close()
     if timer.cancelled_caught:
         pool.terminate()

@@ -405,11 +405,11 @@ end $$;
 
 -- Hand jobs back unharmed: ready at once for anyone, the attempt not used up. Returns the jobs handed back.
 -- Called by a worker that drains, and for an operator by dreamcut_release_jobs.
--- Locks: the jobs.
+-- Locks: the jobs. Raises lock_not_available when somebody holds one for long.
 create or replace function dreamcut_hand_back_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_reason text
 ) returns uuid[]
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set lock_timeout = '2s' as $$
 declare
     v_jobs uuid[];
     v_types text[];
@@ -441,12 +441,12 @@ begin
 end $$;
 
 -- Take the jobs of workers whose lease ran out: back to pending with backoff, or failed when their attempts
--- are used up. Returns the jobs. One worker at a time in a database does it; the others pass. Jobs of a manifest
--- that somebody has locked are left for the next rescue, and their worker counts as lost only when all are taken.
+-- are used up. Returns the jobs. One worker at a time in a database does it; the others pass. Jobs that somebody
+-- has locked, or whose manifest, are left for the next rescue; their worker counts as lost only when all are taken.
 -- The scan for the jobs of a dead incarnation has no index on purpose: one that changes at every claim costs
 -- far more than a scan at every death.
 -- Locks: the expired workers' rows (skipping one whose claim is under way: the next rescue finds it), then the
--- manifests that are free, then as dreamcut_complete_jobs. Waits for nobody but a job's own statement.
+-- manifests and the jobs that are free, then as dreamcut_complete_jobs.
 create or replace function dreamcut_rescue() returns table (id uuid, status text, worker_id uuid)
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
@@ -474,12 +474,16 @@ begin
         select job.id from dreamcut_jobs job where job.worker_id = any (v_expired) and job.status = 'processing'
     ));
     foreach v_worker in array v_expired loop
-        select array_agg(job.id order by job.id), array_agg(job.claims order by job.id)
+        select array_agg(free.id order by free.id), array_agg(free.claims order by free.id)
         into v_jobs, v_claims
-        from dreamcut_jobs job
-        where job.worker_id = v_worker
-            and job.status = 'processing'
-            and (job.manifest_id is null or job.manifest_id = any (v_manifests));
+        from (
+            select job.id, job.claims
+            from dreamcut_jobs job
+            where job.worker_id = v_worker
+                and job.status = 'processing'
+                and (job.manifest_id is null or job.manifest_id = any (v_manifests))
+            for no key update skip locked
+        ) free;
         continue when v_jobs is null;
         return query
         select rescued.id, rescued.status, v_worker

@@ -139,3 +139,12 @@ order by newest.seq desc;
 
 -- name: board_job_siblings :many
 select job_id, status, output_url from dreamcut_jobs where manifest_id = @manifest::uuid and job_id = any (@jobs::text[]);
+
+-- name: dependencies_of_job :many
+-- What a job depended on, with the number of the claim that completed it.
+select dependency.id, dependency.job_id, dependency.claims
+from dreamcut_jobs job
+join dreamcut_jobs dependency
+    on dependency.manifest_id = job.manifest_id and dependency.job_id = any (job.depends_on)
+where job.id = @id::uuid and dependency.status = 'completed'
+order by dependency.seq;

@@ -128,6 +128,17 @@ class PoisonJob:
     async def _endless_error(self, ctx: JobContext, payload: PoisonPayload) -> Result:
         raise JobError("e" * 5_000_000, detail={"body": "b" * 20_000_000})
 
+    async def _leaks(self, ctx: JobContext, payload: PoisonPayload) -> Result:
+        """Errors of careless code: with settings, a key in a URL, one cut in two by the traceback."""
+        key, address = ctx.settings.secret("FAL_KEY"), ctx.settings.secret("DATABASE_URL")
+        what = getattr(payload, "what", "")
+        if what == "bug":
+            raise RuntimeError(
+                f"cannot connect to {address} with {ctx.settings.model_dump()}, {key!r}" + " " * 7990
+            )
+        ctx.log.warning("calling https://example.com/?key=%s", key, extra={"header": {"Authorization": key}})
+        raise JobError(f"GET /?key={key} failed", detail={"headers": {f"Key {key}": [key, {"dsn": address}]}})
+
     async def _nested(self, ctx: JobContext, payload: PoisonPayload) -> Result:
         value: Any = "core"
         for _ in range(100_000):

@@ -34,10 +34,12 @@ def start(database: str, play: Play, tmp_path: Path) -> Start:
     """`async with start(slots=2, heartbeat=...) as worker:` runs a worker for the block, then drains it."""
 
     @contextlib.asynccontextmanager
-    async def run(slots: int = 10, types: tuple[Play, ...] = (), **changes: Any) -> AsyncIterator[Worker]:
+    async def run(
+        slots: int = 10, types: tuple[Play, ...] = (), dsn: str = database, **changes: Any
+    ) -> AsyncIterator[Worker]:
         served = types or (play,)
         worker = Worker(
-            database,
+            dsn,
             {job_type.name: job_type for job_type in served},
             options({job_type.name: slots for job_type in served}, **changes),
             tools(tmp_path / "assets"),
