@@ -319,8 +319,9 @@ class Arena:
 
 
 def last_line(file: Path) -> str:
-    """The last line of a log, without anything that looks like a connection string."""
-    lines = file.read_text("utf-8", "replace").strip().splitlines()
+    """The last line of a log that says something, without anything that looks like a connection string."""
+    lines = [line.strip(" |+-") for line in file.read_text("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line]
     text = lines[-1] if lines else "it said nothing"
     return " ".join(word for word in text.split() if "://" not in word)[:300]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
@@ -30,6 +31,7 @@ JOB_STATES = ("ready", "blocked", "delayed", "pending", "processing", "completed
 MANIFEST_STATUSES = ("planning", "ready_to_dispatch", "rendering", "done", "failed")
 OVER = frozenset({"completed", "failed", "cancelled"})
 SHORTEST_PREFIX = 4
+IN_ARCHIVE = "is in the archive: it can be looked at (--archived), and not be changed any more."
 
 
 class Admin:
@@ -53,10 +55,26 @@ class Admin:
         states: Sequence[str] = (),
         type: str | None = None,
         manifest: UUID | None = None,
+        error_class: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 50,
     ) -> list[Row]:
         """Jobs, newest first. `states` holds any of JOB_STATES; `type` is a full type name."""
-        return self._many("list_jobs", states=list(states) or None, type=type, manifest=manifest, limit=limit)
+        return self._many(
+            "list_jobs",
+            states=list(states) or None,
+            type=type,
+            manifest=manifest,
+            error_class=error_class,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            only_errors=manifest is None and bool(states) and set(states) <= {"failed", "cancelled"},
+            only_ready=list(states) == ["ready"],
+            only_delayed=list(states) == ["delayed"],
+            only_blocked=list(states) == ["blocked"],
+        )
 
     def job(self, job: UUID) -> Row:
         """One job with its failed `attempts_made` and its `provider_calls`. Raises NotFound."""
@@ -114,6 +132,8 @@ class Admin:
             manifest_part, _, job_id = reference.partition("/")
             manifest = self.find_manifest(manifest_part)
             row = self._one("job_of_manifest", manifest=manifest, job_id=job_id)
+            if row is None and self._one("archived_job_of_manifest", manifest=manifest, job_id=job_id):
+                raise NotFound(f"Job {job_id!r} of manifest {manifest} {IN_ARCHIVE}")
             if row is None:
                 names = ", ".join(job["job_id"] for job in self.manifest_jobs(manifest))
                 raise NotFound(f"Manifest {manifest} has no job {job_id!r}. Its jobs: {names or 'none'}.")
@@ -133,7 +153,10 @@ class Admin:
             raise NotFound(
                 f"{reference!r} is too short for the beginning of a {what} id: give {SHORTEST_PREFIX} digits."
             )
-        found = self._many(name, low=UUID(digits.ljust(32, "0")), high=UUID(digits.ljust(32, "f")))
+        low, high = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+        found = self._many(name, low=low, high=high)
+        if not found and name == "jobs_between" and self._many("archived_between", low=low, high=high):
+            raise NotFound(f"The job {reference} {IN_ARCHIVE}")
         if not found:
             raise NotFound(
                 f"No {what} has an id that begins with {reference!r}."

@@ -91,6 +91,14 @@ class Client:
         """Let a job run without one of its dependencies; returns whether it waited for it."""
         return bool(self._call("drop_dependency", job=job, depends_on=depends_on))
 
+    def set_priority(self, jobs: Iterable[UUID], priority: int) -> list[UUID]:
+        """Give jobs that have not begun another priority (higher is sooner); returns those."""
+        return list(self._call("set_priority", jobs=list(jobs), priority=priority))
+
+    def run_now(self, jobs: Iterable[UUID]) -> list[UUID]:
+        """Let delayed jobs, scheduled or in backoff, run now; returns those that were delayed."""
+        return list(self._call("run_now", jobs=list(jobs)))
+
     def _call(self, name: str, **parameters: Any) -> Any:
         statement = query(name)
         statement.arguments(parameters)  # says which one is missing

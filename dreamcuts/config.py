@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(1.0, gt=0, description="Seconds between polls when nothing notifies")
     heartbeat_s: float = Field(10.0, gt=0, description="Seconds between heartbeats")
     lease_s: float = Field(45.0, gt=0, description="Seconds after which a silent worker counts as dead")
+    archive_after_days: int = Field(
+        7, ge=0, le=3650, description="Days after which completed jobs move to the archive; 0: never"
+    )
+    archive_failed_after_days: int = Field(
+        30, ge=0, le=3650, description="The same for failed and cancelled jobs, and all of a failed manifest"
+    )
     price_missing: str = Field(
         "allow",
         pattern="^(allow|refuse)$",

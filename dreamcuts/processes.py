@@ -5,15 +5,20 @@ from __future__ import annotations
 # The programs run here are Postgres' own and ps, with arguments of our making.
 # ruff: noqa: S603
 import contextlib
+import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 STOP_DEADLINE_S = 15.0
+RESTART_CODE = 75
+"""Exit code of a process that wants to be started again by whoever started it (EX_TEMPFAIL, sysexits.h)."""
 
 
 @contextlib.contextmanager
@@ -53,6 +58,27 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def is_supervised(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether systemd runs this process as the main one of a service (systemd.exec(5), SYSTEMD_EXEC_PID)."""
+    environment = os.environ if environment is None else environment
+    return "NOTIFY_SOCKET" in environment or environment.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+
+
+def start_anew(*, supervised: bool) -> NoReturn:
+    """Put a fresh process with the same command line in the place of this one.
+
+    It loads whatever is installed now; its pid and its parent stay the same. A `supervised` process ends with
+    RESTART_CODE instead: systemd has been told that it stops, would end what comes after it, and starts the
+    service again (Restart=on-failure).
+    """
+    if supervised:
+        raise SystemExit(RESTART_CODE)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
 def end_process(process: subprocess.Popen[bytes], first: signal.Signals) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +15,7 @@ from dreamcuts.config import Settings
 from dreamcuts.db.migrate import status
 from dreamcuts.db.pooler import is_transaction_pooled
 from dreamcuts.jobs.base import JobType
+from dreamcuts.processes import is_supervised, start_anew
 from dreamcuts.providers.registry import load_providers
 from dreamcuts.server.beside import beside_worker, health_port, make_tracing
 from dreamcuts.server.metrics import Metrics
@@ -41,7 +43,8 @@ def run_service(
 
     `slots` are jobs at a time by full type name. `pooled` says whether the database is behind a pooler in
     transaction mode; None finds out. Raises ConfigError for a missing setting, DatabaseError if
-    Postgres cannot be reached or its schema does not fit: before any job is claimed.
+    Postgres cannot be reached or its schema does not fit: before any job is claimed. Does not return if an
+    operator asked for a restart: see `processes.start_anew`.
     """
     dsn = settings.secret("DATABASE_URL")
     settings.require([*needs(job_types[name] for name in slots), *storage_needs(settings)])
@@ -61,8 +64,11 @@ def run_service(
         until_idle=until_idle,
         claim=settings.enable_workers,
         pooled=bool(pooled),
+        archive_after=days(settings.archive_after_days),
+        archive_failed_after=days(settings.archive_failed_after_days),
         end_process=end_process,
     )
+    supervised = is_supervised()  # asked now: the notifier takes systemd's variables away
     port = health_port(settings, [job_types[name].short_name for name in slots])
     settings = settings.model_copy(update={"health_check_port": port})  # where STORAGE_DIR is served
     metrics = Metrics() if settings.enable_health_check else None
@@ -70,7 +76,14 @@ def run_service(
     observers = [observer for observer in (metrics, tracing) if observer is not None]
     worker = Worker(dsn, job_types, options, tools_from(settings), Observers(observers))
     anyio.run(_run, worker, settings, metrics, tracing, port)
+    if worker.wants_restart():
+        start_anew(supervised=supervised)
     return worker.counts
+
+
+def days(number: int) -> timedelta | None:
+    """A number of days as settings give it; 0 means never."""
+    return timedelta(days=number) if number else None
 
 
 def needs(job_types: Iterable[JobType]) -> list[tuple[str, str]]:

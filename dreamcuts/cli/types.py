@@ -16,6 +16,12 @@ def full_type_name(name: str) -> str:
     return by_short.get(name, name)
 
 
+def short_type_name(name: str) -> str:
+    """`tts_elevenlabs` as `tts`; the name itself for a type that is not installed here."""
+    job_type = load_job_types().get(name)
+    return name if job_type is None else job_type.short_name
+
+
 def chosen_slots(
     types: str | None, concurrency: int | None, settings: Settings, known: Mapping[str, JobType]
 ) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -69,12 +70,15 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a heartbeat learned; see dreamcut_heartbeat in sql/functions/30_worker.sql."""
+    """What a heartbeat learned; see dreamcut_beat in sql/functions/35_fleet.sql."""
 
     alive: bool
     taken: frozenset[UUID]
     cancelled: frozenset[UUID]
     rescue_due: bool
+    command: str | None = None
+    command_reason: str | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +88,11 @@ class Rescued:
     job: UUID
     status: str
     worker: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A batch that went to the archive. `more`: another batch may find something, too."""
+
+    jobs: int
+    more: bool

@@ -20,6 +20,7 @@ from dreamcuts.db.address import first_line
 from dreamcuts.db.sql import query
 from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (
+    Archived,
     Completed,
     Failed,
     HandedBack,
@@ -50,9 +51,12 @@ class Store:
         slots: Mapping[str, int],
         lease: timedelta,
         providers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Enter a new incarnation of this process. `providers` are the types' own: see `only_provider`."""
-        await self._run(
+    ) -> dict[str, int]:
+        """Enter a new incarnation of this process; returns its slots as an operator has scaled them.
+
+        `providers` are the types' own: see `only_provider`.
+        """
+        scaled = await self._value(
             "register_worker",
             worker=worker,
             host=socket.gethostname(),
@@ -63,6 +67,7 @@ class Store:
             lease=lease,
             providers=[(providers or {}).get(name, "") for name in slots],
         )
+        return dict(zip(slots, scaled, strict=True))
 
     async def leave(self, worker: UUID, *, empty: bool) -> None:
         """End the incarnation. Not `empty`: it still holds jobs, which are to be rescued at once."""
@@ -85,6 +90,9 @@ class Store:
             taken=frozenset(row["taken"]),
             cancelled=frozenset(row["cancelled"]),
             rescue_due=row["rescue_due"],
+            command=row["command"],
+            command_reason=row["command_reason"],
+            slots=dict(zip(row["types"] or (), row["slots"] or (), strict=True)),
         )
 
     async def return_unheld(self, worker: UUID, held: Sequence[Job]) -> list[UUID]:
@@ -158,6 +166,11 @@ class Store:
     async def reconcile(self) -> int:
         """Mend dependencies that nobody will end; returns how many."""
         return int(await self._value("reconcile"))
+
+    async def archive(self, after: timedelta | None, failed_after: timedelta | None, limit: int) -> Archived:
+        """Move one batch of what ended long ago to the archive; None: never."""
+        (row,) = await self._run("archive_jobs", after=after, failed_after=failed_after, limit=limit)
+        return Archived(row["jobs"], row["more"])
 
     async def is_unfinished(self, types: Sequence[str]) -> bool:
         """Whether something is left that these types could still run without anybody's help."""

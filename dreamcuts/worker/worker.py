@@ -45,6 +45,8 @@ from dreamcuts.worker.abandoned import keep_closing_abandoned_calls
 from dreamcuts.worker.attempt import Attempt
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.status import WorkerStatus
+from dreamcuts.worker.steering import Command, Steering
+from dreamcuts.worker.tidying import keep_tidy
 from dreamcuts.worker.tools import MakeTools
 from dreamcuts.worker.watchdog import LoopWatchdog
 
@@ -56,6 +58,8 @@ LOOP_ERRORS = (*RETRY_ERRORS, asyncpg.PostgresError)
 """What the loops outlive, and running jobs with them: also a function that a migration is replacing."""
 STOP_GRACE_S = 15.0
 """How long jobs that were told to stop may take, before the worker leaves them to the rescue."""
+LAST_GRACE_S = 1.0
+"""How long they may take once they are told a second time."""
 CLAIM_GRACE_S = 5.0
 """How long a claim under way may take once the worker drains."""
 WRITE_S = 5.0
@@ -80,6 +84,8 @@ class WorkerOptions:
     listen: bool = True
     pooled: bool = False
     connections: int = 4
+    archive_after: timedelta | None = None
+    archive_failed_after: timedelta | None = None
     end_process: Callable[[], None] | None = None
     """Called when jobs do not stop, after everything else is written: a thread cannot be ended otherwise."""
 
@@ -98,6 +104,7 @@ class Worker:
         self._dsn = dsn
         self._types = {name: job_types[name] for name in options.slots}
         self._options = options
+        self._steering = Steering(options.slots)
         self._make_tools = make_tools
         self._observer = observer
         self._lease = timedelta(seconds=options.lease)
@@ -132,6 +139,10 @@ class Worker:
         """False once the worker claims no more jobs."""
         return not self._draining
 
+    def wants_restart(self) -> bool:
+        """Whether an operator asked for a fresh process in place of this one, once it has drained."""
+        return self._steering.wants_restart
+
     def is_beating(self) -> bool:
         """Whether the heartbeat loop turns. True also while the database is away: no restart mends that."""
         # A turn has two statements at most, each of which gives up after a fifth of the lease.
@@ -160,7 +171,7 @@ class Worker:
                 name=job_type.short_name,
                 is_running=self.is_running(),
                 active_jobs=self._active[name],
-                max_concurrent_jobs=self._options.slots[name],
+                max_concurrent_jobs=self._steering.slots[name],
                 provider=job_type.providers[0] if job_type.providers else "",
                 features=job_type.features,
             )
@@ -200,6 +211,7 @@ class Worker:
                 self._registered.set()
                 loops.start_soon(self._beat)
                 loops.start_soon(self._watch_lease)
+                loops.start_soon(keep_tidy, self._store, options.archive_after, options.archive_failed_after)
                 loops.start_soon(self._outbox.run)
                 loops.start_soon(self._maintain)
                 loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
@@ -218,11 +230,13 @@ class Worker:
     async def _register(self) -> None:
         providers = {name: only_provider(job_type) for name, job_type in self._types.items()}
         asked = time.monotonic()
-        await self._pulse.register(self._id, self._options.slots, self._lease, providers)
+        slots = await self._pulse.register(self._id, self._options.slots, self._lease, providers)
+        if self._steering.scale(slots):
+            self._beat_now.set()  # the row still says what we were started with
         self._is_registered = True
         self._suspended = False
         self._last_beat = asked
-        served = ", ".join(f"{self._types[name].short_name}:{n}" for name, n in self._options.slots.items())
+        served = ", ".join(f"{self._types[name].short_name}:{n}" for name, n in self._steering.slots.items())
         log.info("Worker %s serves %s", self._id, served)
 
     async def _obey_signals(
@@ -232,6 +246,7 @@ class Worker:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
+                self._steering.wants_restart = False  # whoever sends a signal wants an end
                 if self._draining:
                     log.warning("%s again: handing back %d jobs at once", name, len(self._attempts))
                 else:
@@ -274,7 +289,7 @@ class Worker:
     async def _claim(self, jobs: anyio.abc.TaskGroup) -> int:
         free = {
             name: slots - self._active[name]
-            for name, slots in self._options.slots.items()
+            for name, slots in self._steering.slots.items()
             if slots > self._active[name]
         }
         if not free or not self._options.claim or self._is_suspended() or not self._is_registered:
@@ -398,6 +413,10 @@ class Worker:
             # What we claimed again since we asked is ours: the answer is about the claim before.
             if attempt is not None and attempt.job.claim == asked[job]:
                 attempt.stop("cancelled" if job in beat.cancelled else "taken")
+        if beat.slots and self._steering.scale(beat.slots):
+            self._wake()
+        if command := self._steering.asked(self._id, beat):
+            self._obey(command)
         # After an outage every lease has run out. Who is back first leaves the others the time to say that
         # they live: what they hold is running, or finished and only to be written.
         if beat.rescue_due and self._outage.seconds_since() > self._options.lease:
@@ -429,6 +448,11 @@ class Worker:
             except LOOP_ERRORS as error:
                 self._outage.failed(error)
                 await anyio.sleep(retry_delay(1))
+
+    def _obey(self, command: Command) -> None:
+        if command is Command.DRAIN_NOW:
+            self._hurry.set()
+        self._begin_drain()
 
     async def _watch_lease(self) -> None:
         """Stop calling providers as soon as the lease is over, whatever a heartbeat under way waits for."""
@@ -490,10 +514,12 @@ class Worker:
                 waiting.start_soon(self._cut_short, waiting.cancel_scope)
                 await self._until_no_jobs()
                 waiting.cancel_scope.cancel()
-        for attempt in list(self._attempts.values()):
-            attempt.stop("handed_back")
-        with anyio.move_on_after(STOP_GRACE_S):
-            await self._until_no_jobs()
+        for grace in (STOP_GRACE_S, LAST_GRACE_S):
+            # Told again, a job no longer waits for the database to take what the provider answered.
+            for attempt in list(self._attempts.values()):
+                attempt.stop("handed_back")
+            with anyio.move_on_after(grace):
+                await self._until_no_jobs()
 
     async def _cut_short(self, scope: anyio.CancelScope) -> None:
         await self._hurry.wait()

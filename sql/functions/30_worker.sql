@@ -509,7 +509,7 @@ end $$;
 -- lost or is gone, and jobs that a live worker does not report to hold although it has had the time to. Nothing
 -- here makes such a job; this is the net under what nobody has thought of, e.g. a claim that the server carried
 -- out long after its client had given it up. Returns the number of jobs.
--- Called by workers, rarely: it reads the whole table. Locks: the jobs.
+-- Called by workers, rarely: it reads the whole table. Locks: the jobs, skipping what somebody has locked.
 create or replace function dreamcut_return_strays() returns int
 language plpgsql set search_path = public, pg_temp as $$
 declare
@@ -520,17 +520,22 @@ begin
         return 0;
     end if;
     for v_stray in
-        select job.worker_id, array_agg(job.id order by job.id) as jobs,
-            array_agg(job.claims order by job.id) as claims
-        from dreamcut_jobs job
-        left join dreamcut_workers worker on worker.id = job.worker_id
-        where job.status = 'processing'
-            and (
-                worker.id is null
-                or worker.state in ('stopped', 'lost')
-                or job.id <> all (worker.held) and job.started_at < worker.heartbeat_at - interval '2 minutes'
-            )
-        group by job.worker_id
+        select stray.worker_id, array_agg(stray.id order by stray.id) as jobs,
+            array_agg(stray.claims order by stray.id) as claims
+        from (
+            select job.id, job.claims, job.worker_id
+            from dreamcut_jobs job
+            left join dreamcut_workers worker on worker.id = job.worker_id
+            where job.status = 'processing'
+                and (
+                    worker.id is null
+                    or worker.state in ('stopped', 'lost')
+                    or job.id <> all (worker.held)
+                        and job.started_at < worker.heartbeat_at - interval '2 minutes'
+                )
+            for no key update of job skip locked
+        ) stray
+        group by stray.worker_id
     loop
         v_returned := v_returned + cardinality(dreamcut_hand_back_jobs(
             v_stray.worker_id, v_stray.jobs, v_stray.claims, 'processing, but no worker ran it'

@@ -4,11 +4,22 @@
 -- name: list_jobs :many
 -- Jobs, newest first; null for a filter means all. `states` holds states or statuses. The jobs are chosen first,
 -- so that only they are looked at more closely.
+-- The only_ flags say again what the states say, in the words of an index: the values are known when the statement
+-- is planned, so a flag that is set leaves its condition, and that finds the index. There is none for jobs that
+-- run or were completed (it would cost every claim and outcome): these lists read the table, unless a manifest
+-- is given. A job that somebody set to failed by hand, without a class, is found with its manifest only.
 with chosen as (
     select job.id, job.status, job.seq
     from dreamcut_jobs job
     where (@manifest::uuid is null or job.manifest_id = @manifest::uuid)
         and (@type::text is null or job.type = @type::text)
+        and (@error_class::text is null or job.error_class = @error_class::text)
+        and (@created_after::timestamptz is null or job.created_at >= @created_after::timestamptz)
+        and (@created_before::timestamptz is null or job.created_at < @created_before::timestamptz)
+        and (not @only_errors::boolean or job.error_class is not null)
+        and (not @only_ready::boolean or job.ready)
+        and (not @only_delayed::boolean or job.next_retry_at is not null)
+        and (not @only_blocked::boolean or (job.unmet_dependencies > 0 and job.error_class is null))
         and (
             @states::text[] is null
             or job.status = any (@states::text[])
@@ -119,7 +130,7 @@ order by manifest.created_at desc, manifest.id;
 -- name: show_manifest :one
 select manifest.id, manifest.user_id, manifest.status, manifest.validation_errors, manifest.error_message,
     manifest.output_url, manifest.created_at, manifest.started_at, manifest.completed_at,
-    manifest.processing_time_ms, manifest.manifest_json
+    manifest.processing_time_ms, manifest.archived_at, manifest.manifest_json
 from dreamcut_production_manifest manifest
 where manifest.id = @id::uuid;
 

@@ -1,14 +1,16 @@
 -- What the worker asks. Every change of state is a function (sql/functions); these are its calls, and reads.
 
--- name: register_worker :exec
-select dreamcut_register_worker(
+-- name: register_worker :scalar
+-- Its slots as they are scaled, beside the types.
+select dreamcut_scaled_slots(@types::text[], @slots::int[])
+from dreamcut_register_worker(
     @worker::uuid, @host::text, @pid::int, @version::text, @types::text[], @slots::int[], @lease::interval,
     @providers::text[]
 );
 
 -- name: heartbeat :one
-select alive, taken, cancelled, rescue_due
-from dreamcut_heartbeat(@worker::uuid, @lease::interval, @draining::boolean, @jobs::uuid[], @claims::int[]);
+select alive, taken, cancelled, rescue_due, command, command_reason, types, slots
+from dreamcut_beat(@worker::uuid, @lease::interval, @draining::boolean, @jobs::uuid[], @claims::int[]);
 
 -- name: return_unheld :scalar
 select dreamcut_return_unheld(@worker::uuid, @held::uuid[]);
@@ -40,6 +42,9 @@ select id, status, worker_id from dreamcut_rescue();
 
 -- name: reconcile :scalar
 select dreamcut_reconcile();
+
+-- name: archive_jobs :one
+select jobs, more from dreamcut_archive_jobs(@after::interval, @failed_after::interval, @limit::int);
 
 -- name: return_strays :scalar
 select dreamcut_return_strays();

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.errors import LockNotAvailable
 from psycopg.types.json import Jsonb
 
 from dreamcuts.errors import ErrorClass
@@ -67,6 +69,20 @@ def test_an_outcome_whose_history_is_taken_is_written_all_the_same(queue: Queue,
     getattr(queue, late)(worker, *queue.claim(worker, 2))
     assert {queue.job(one)["status"] for one in (job, other)} == {"pending"}
     assert queue.history(job) == [before] and len(queue.history(other)) == 2
+
+
+@pytest.mark.parametrize("outcome", ["complete", "fail", "hand_back"])
+def test_an_outcome_does_not_wait_for_long_for_what_somebody_has_locked(
+    queue: Queue, another: Callable[[], Queue], outcome: str
+) -> None:
+    """The worker then writes the others first, and tries again."""
+    queue.add(None, "a")
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    another().run("select from dreamcut_jobs where id = %s for update", held.id)
+    queue.run("set statement_timeout = '20s'")
+    with pytest.raises(LockNotAvailable):
+        getattr(queue, outcome)(worker, held)
 
 
 def test_one_refused_outcome_does_not_stop_the_others_of_its_batch(queue: Queue) -> None:

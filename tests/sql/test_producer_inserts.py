@@ -188,7 +188,7 @@ def test_deleting_a_manifest_deletes_its_jobs_and_keeps_the_ledger(queue: Queue)
     queue.run("delete from dreamcut_production_manifest where id = %s", manifest)
     assert queue.value("select count(*) from dreamcut_jobs where id = any(%s)", list(jobs.values())) == 0
     call = queue.row("select job, manifest_id, job_id from dreamcut_provider_calls")
-    assert call == {"job": None, "manifest_id": manifest, "job_id": "a"}
+    assert call == {"job": held.id, "manifest_id": manifest, "job_id": "a"}
 
 
 def test_a_submitted_manifest_keeps_its_order_and_takes_both_spellings(queue: Queue) -> None:

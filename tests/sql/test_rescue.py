@@ -169,7 +169,7 @@ def test_what_somebody_has_locked_is_left_to_the_next_rescue(
     holder.run(f"select from {what} where id = %s for update", row)
     with queue.connection.transaction():
         queue.run(NO_WAITING)
-        assert sorted(ids_of(queue.rescue())) == sorted([free["a"], alone])
+        assert set(ids_of(queue.rescue())) == {free["a"], alone}
     assert queue.job(blocked["a"])["status"] == "processing"
     assert queue.value("select state from dreamcut_workers where id = %s", worker) == "live"
     assert queue.heartbeat(rescuer)["rescue_due"] is True
@@ -244,17 +244,26 @@ def test_what_is_processing_although_nobody_runs_it_goes_back_unharmed(queue: Qu
         queue.finish("a")
 
 
-def test_strays_of_several_workers_go_back_at_once_and_what_is_held_stays(queue: Queue) -> None:
-    jobs = [queue.add(None) for _ in range(5)]
+def test_strays_of_several_workers_go_back_at_once_and_what_is_held_or_locked_stays(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    for _ in range(6):
+        queue.add(None)
     gone, live = queue.worker(), queue.worker()
-    queue.claim(gone, 2)
-    forgotten, known, fresh = queue.claim(live, 3)
+    locked, *_ = queue.claim(gone, 3)
+    _, known, fresh = queue.claim(live, 3)
     queue.run("delete from dreamcut_workers where id = %s", gone)
     queue.heartbeat(live, known)
     queue.run("update dreamcut_jobs set started_at = now() - interval '3 minutes' where id <> %s", fresh.id)
-    assert queue.value("select dreamcut_return_strays()") == 3
-    left = {job for job in jobs if queue.job(job)["status"] == "processing"}
-    assert left == {known.id, fresh.id} and forgotten.id not in left
+    holder = another()
+    holder.run("select from dreamcut_jobs where id = %s for update", locked.id)
+    with queue.connection.transaction():
+        queue.run(NO_WAITING)
+        assert queue.value("select dreamcut_return_strays()") == 3
+    left = queue.rows("select id from dreamcut_jobs where status = 'processing'")
+    assert set(ids_of(left)) == {locked.id, known.id, fresh.id}
+    holder.connection.rollback()
+    assert queue.value("select dreamcut_return_strays()") == 1
 
 
 def test_a_heartbeat_extends_the_lease_and_says_what_was_taken(queue: Queue) -> None:

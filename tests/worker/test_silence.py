@@ -26,6 +26,7 @@ class Paying(Play):
 
     async def _begin_late(self, ctx: JobContext, payload: PlayPayload) -> Result:
         await self.go.wait()
+        self.runs.append("late")
         await ctx.calls.begin("no_such_provider", "x", request={})
         return Result()
 
@@ -33,6 +34,7 @@ class Paying(Play):
         call = await ctx.calls.begin("no_such_provider", "x", request={})
         self.runs.append("begun")
         await self.go.wait()
+        self.runs.append("late")
         await ctx.calls.submitted(call, Ticket("req-1", {}))
         return Result()
 
@@ -43,7 +45,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_module, name, 0.3)
     monkeypatch.setattr(worker_module, "STOP_GRACE_S", 1.0)
     monkeypatch.setattr(calls, "CLOSE_GRACE_S", 0.3)
-    monkeypatch.setattr(tickets, "FLUSH_S", 0.3)
+    monkeypatch.setattr(tickets.Tickets.aclose, "__defaults__", (0.3,))
 
 
 async def test_a_heartbeat_finds_a_new_connection_within_the_lease(
@@ -80,7 +82,7 @@ async def test_a_drain_ends_although_nothing_answers(
             proxy.silence(everything=True)
             if what != "wait":
                 play.go.set()
-                await anyio.sleep(0.2)  # it is on its way into the silence
+                await until(lambda: "late" in play.runs)
             worker.drain()
             began = anyio.current_time()
         took = anyio.current_time() - began
