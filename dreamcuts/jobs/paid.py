@@ -27,6 +27,7 @@ from dreamcuts.jobs.base import JobContext, OpenCall
 from dreamcuts.jobs.queued import QueuedStep, cancel_call, close_failed
 from dreamcuts.jobs.reuse import request_hash, reuse_if_made
 from dreamcuts.jobs.steps import Collect, Collected, Outcome, Request, Skip, Step
+from dreamcuts.storage.paths import unsigned
 
 __all__ = [
     "Collect",
@@ -206,8 +207,8 @@ def _makes(call: OpenCall, step: Step) -> bool:
     """Whether the step would send what the call has sent."""
     if not (_fits(call, step) and isinstance(step.plan, Request)):
         return False
-    sent = request_hash(call.provider, call.endpoint, call.request)  # as it came back from the database
-    return sent == request_hash(step.provider, step.endpoint, step.plan.body)
+    sent = request_hash(call.provider, call.endpoint, unsigned(call.request))
+    return sent == request_hash(step.provider, step.endpoint, unsigned(step.plan.body))
 
 
 def _step_of(call: OpenCall, steps: Sequence[Step]) -> int:

@@ -166,12 +166,16 @@ class Outbox:
             for group in groups.values():
                 await self._write(worker, group)
             return
+        key = _locked_with(outcomes[0])
+        later = self._aside[key] = time.monotonic() + ASIDE_S
         aside = {outcome.job.id for outcome in outcomes}
-        later = self._aside[_locked_with(outcomes[0])] = time.monotonic() + ASIDE_S
-        self._waiting += [
-            entry._replace(not_before=later) for entry in self._writing if entry.outcome.job.id in aside
-        ]
+        self._waiting += [entry for entry in self._writing if entry.outcome.job.id in aside]
         self._writing = [entry for entry in self._writing if entry.outcome.job.id not in aside]
+        # Those, too, that came while this was being written.
+        self._waiting = [
+            entry._replace(not_before=later) if _locked_with(entry.outcome) == key else entry
+            for entry in self._waiting
+        ]
         job = outcomes[0].job
         what = f"Job {job.job_id}" if job.manifest_id is None else f"Manifest {job.manifest_id}"
         log.warning("%s is locked by somebody else; %d outcomes wait", what, len(aside))

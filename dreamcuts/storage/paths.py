@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamcuts.errors import ErrorClass, JobError, StorageError
 
@@ -26,6 +29,23 @@ def checked_path(path: str) -> str:
             error_class=ErrorClass.INVALID_REQUEST,
         )
     return path
+
+
+def unsigned(value: Any) -> Any:
+    """JSON with its signed URLs less their signatures: what a file is stored under again has a new one.
+
+    The form of the URLs: Supabase Storage API, signed URLs.
+    """
+    if isinstance(value, str):
+        return _SIGNATURE.sub(r"\1", value)
+    if isinstance(value, Mapping):
+        return {name: unsigned(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [unsigned(item) for item in value]
+    return value
+
+
+_SIGNATURE = re.compile(r"(/object/sign/[^?\s]+)\?token=[^&\s]+")
 
 
 def digest(source: Path) -> tuple[int, str]:

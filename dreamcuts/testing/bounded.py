@@ -132,10 +132,10 @@ def _tools(
 
     @contextlib.asynccontextmanager
     async def opened(store: Store) -> AsyncIterator[Tools]:
-        async with open_tools(store) as tools, contextlib.AsyncExitStack() as stack:
+        watched = store if on_submitted is None else _WatchedStore(store, on_submitted)
+        async with open_tools(watched) as tools, contextlib.AsyncExitStack() as stack:
             providers = _GivenProviders(settings, given)
             stack.push_async_callback(providers.aclose)
-            watched = store if on_submitted is None else _WatchedStore(store, on_submitted)
-            yield replace(tools, providers=providers, store=watched)
+            yield replace(tools, providers=providers)
 
     return opened

@@ -28,7 +28,7 @@ from dreamcuts.queue.store import Store
 from dreamcuts.sandbox import Sandbox
 from dreamcuts.storage import open_storage
 from dreamcuts.storage.base import Asset
-from dreamcuts.storage.paths import StorageFailed
+from dreamcuts.storage.paths import StorageFailed, unsigned
 from dreamcuts.worker import context
 from dreamcuts.worker.attempt import Attempt
 from dreamcuts.worker.calls import StoredCalls
@@ -319,6 +319,13 @@ async def test_what_succeeded_and_has_expired_is_made_anew(
     await run_to_the_end(ledger, work(image=1), job)
     assert posts(sandbox) == 2
     assert [call["status"] for call in calls_of(ledger, job)] == ["succeeded", "succeeded"]
+
+
+def test_a_new_signature_makes_no_other_request_of_it() -> None:
+    """A render's captions are stored anew by each attempt, in a private bucket under a new signature."""
+    signed = "https://x.supabase.co/storage/v1/object/sign/production-assets/m/captions.srt?token="
+    assert unsigned({"a": [signed + "one", 1]}) == unsigned({"a": (signed + "two", 1)})
+    assert unsigned("https://x/captions.srt?token=1") == "https://x/captions.srt?token=1"
 
 
 # A file that is paid and cannot be stored at once

@@ -41,7 +41,8 @@ def test_known_secrets_include_the_settings_of_plugins() -> None:
 @pytest.mark.anyio
 async def test_errors_of_jobs_are_stored_without_them(tmp_path: Path) -> None:
     store: Any = None
-    async with tools_from(Settings.load(storage_dir=tmp_path))(store) as tools:
+    settings = Settings.load(storage_dir=tmp_path, storage_base_url="http://127.0.0.1:1/a")
+    async with tools_from(settings)(store) as tools:
         await anyio.lowlevel.checkpoint()
         assert tools.redact(f"refused: {KEY} and acme-s3cr3t-0123456789") == "refused: [hidden] and [hidden]"
 
