@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check bench clean
+.PHONY: help setup demo test lint types check chaos bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ types: setup ## Check types
 	@$(BIN)/mypy
 
 check: lint types test ## Everything that CI checks
+
+chaos: setup ## Break workers, Postgres and providers at random, then check every promise (CHAOS_SEED=n replays)
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: ## Compare with other Postgres queues: docs/benchmarks.md (QUICK=1: a small run)
 	@PYTHON="$(PYTHON)" exec bin/bench $(if $(QUICK),--quick) $(ARGS)

@@ -20,7 +20,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), FAILED
     psycopg, asyncpg = sys.modules.get("psycopg"), sys.modules.get("asyncpg")
     if psycopg is not None and isinstance(error, psycopg.Error):
-        return f"Postgres: {_first_line(error)}", FAILED
+        hint = error.diag.message_hint
+        return f"Postgres: {_first_line(error)}{f' {hint}' if hint else ''}", FAILED
     if asyncpg is not None and isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
         return f"Postgres: {_first_line(error)}", FAILED
     if isinstance(error, OSError) and error.strerror:

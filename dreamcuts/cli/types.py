@@ -44,6 +44,7 @@ def chosen_slots(
         (job_type,) = resolve_types([name], known)
         if own is None:
             own = concurrency or settings.for_type(job_type.short_name, "MAX_CONCURRENT_JOBS")
+        settings.for_type(job_type.short_name, "RETRY_DELAY_MS")  # a wrong one is told now, not at a failure
         slots[job_type.name] = own or job_type.default_slots
     return slots
 

@@ -25,10 +25,6 @@ class Source:
     seconds: float | None = None
     face: Source | None = None
 
-    @property
-    def is_lip_sync(self) -> bool:
-        return self.face is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -17,7 +17,7 @@ _PATTERNS = (
     re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
 )
 _NAMED = re.compile(
-    r"(?i)([\"']?(?:authorization|xi-api-key|x-api-key|api[_-]?key|apikey|password|secret|token)[\"']?\s*[:=]\s*)"
+    r"(?i)(?<![A-Za-z0-9_])([\"']?(?:authorization|xi-api-key|x-api-key|api[_-]?key|apikey|password|secret|token)[\"']?\s*[:=]\s*)"
     r"([\"']?)[^\s\"'&,;}]+"
 )
 _USERINFO = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")

@@ -15,6 +15,7 @@ import anyio
 import asyncpg
 
 from dreamcuts.db.pool import open_connection
+from dreamcuts.db.sql import query
 from dreamcuts.queue.outage import retry_delay
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Listener:
     async def _echoes(self, connection: Any) -> bool:
         self._echo = anyio.Event()
         self._expected = f"echo {uuid.uuid4()}"
-        await connection.execute("select pg_notify($1, $2)", WORKERS, self._expected)
+        statement = query("notify")
+        values = statement.arguments({"channel": WORKERS, "message": self._expected})
+        await connection.execute(statement.text, *values)
         with anyio.move_on_after(ECHO_WAIT_S):
             await self._echo.wait()
         return self._echo.is_set()

@@ -221,11 +221,6 @@ def _locked_with(outcome: Outcome) -> UUID:
     return outcome.job.manifest_id or outcome.job.id
 
 
-def storable(outcome: Outcome) -> Outcome:
-    """The outcome as Postgres can take it: no NUL characters, JSON that is JSON, nothing endless."""
-    return _storable(outcome)[0]
-
-
 def _storable(outcome: Outcome) -> tuple[Outcome, int]:
     """The outcome as Postgres can take it, and the length of its result as JSON."""
     match outcome:

@@ -126,3 +126,7 @@ select dreamcut_reuse_call(
 -- name: take_abandoned_calls :many
 select id, provider, endpoint, request_id, ticket
 from dreamcut_take_abandoned_calls(@worker::uuid, @providers::text[], @grace::interval, @keep::interval);
+
+-- name: notify :exec
+-- The listener's echo: whether notifications arrive.
+select pg_notify(@channel::text, @message::text);

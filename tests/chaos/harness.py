@@ -29,6 +29,17 @@ SKEW_S = (0.0, 3600.0, -86400.0, 0.0)
 """How far the clocks of the workers are off, by their number."""
 
 
+WINDOW = """
+    select coalesce(1000 * percentile_cont(0.5) within group (order by took), 0) as half,
+        coalesce(1000 * percentile_cont(0.95) within group (order by took), 0) as most
+    from (
+        select extract(epoch from submitted_at - created_at)::float8 as took
+        from dreamcut_provider_calls where submitted_at is not null
+    ) calls
+"""
+"""How long the id of a request that may have left is not stored yet: the window that remains."""
+
+
 class Chaos:
     """One run. `run()` returns whether every invariant held; `say` gets the report, line by line."""
 
@@ -224,6 +235,7 @@ class Chaos:
             calls = queue.rows(
                 "select status, count(*) as n from dreamcut_provider_calls group by 1 order by 1"
             )
+            window = queue.row(WINDOW)
         logs = "".join(path.read_text("utf-8", "replace") for path in self.folder.glob("worker-*.log"))
         self.say(
             f"chaos seed {self.seed}: {self._jobs} jobs in {seconds:.0f} s, {self._started} worker processes"
@@ -234,6 +246,10 @@ class Chaos:
             "  attempts that did not succeed: " + ", ".join(f"{row['what']} {row['n']}" for row in outcomes)
         )
         self.say("  provider calls: " + ", ".join(f"{row['status']} {row['n']}" for row in calls))
+        self.say(
+            "  from a call's intent to its stored id: "
+            f"{window['half']:.0f} ms in the middle, {window['most']:.0f} ms for 95 of 100"
+        )
         self.say(f"  rescues: {logs.count('Rescued job')}, leases lost: {logs.count('lost its lease')}, "
                  f"late outcomes refused: {logs.count('its outcome is dropped')}, "
                  f"unanswered claims: {logs.count('whose claim was not answered')}")  # fmt: skip

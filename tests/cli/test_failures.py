@@ -176,3 +176,9 @@ def test_debug_shows_the_traceback() -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_wrong_retry_delay_of_a_type_is_told_at_the_start(run: Run) -> None:
+    result = run("work", "--types", "tts", TTS_RETRY_DELAY_MS="abc")
+    assert result.exit_code == 2
+    assert "TTS_RETRY_DELAY_MS must be a whole number" in one_line(result.stderr)

@@ -72,3 +72,8 @@ def test_prices() -> None:
     assert billed("fal", "fal-ai/flux/srpo", 2) == pytest.approx(0.05)
     assert billed("fal", "fal-ai/flux/srpo", None) is billed("fal", "acme/unknown", 2) is None
     assert all(price.usd >= 0 and price.source for price in PRICES.values())
+
+
+def test_an_error_code_that_names_a_key_is_no_secret() -> None:
+    text = "401 invalid_api_key: Invalid API key; api_key=abcdef123456"
+    assert redact(text) == "401 invalid_api_key: Invalid API key; api_key=[hidden]"
