@@ -22,6 +22,8 @@ from benchmarks.report import write_report
 from benchmarks.results import Line, Results, percentile
 from benchmarks.systems import DREAMCUTS, ENTRIES, Entry
 
+BUSY_LOAD = 1.0
+"""Load average of a minute, before anything was started, above which others are using the machine."""
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -33,8 +35,11 @@ def main() -> int:
         write_report(Results.load(file), options.docs)
         return 0
     chosen = [entry for entry in ENTRIES if not options.only or entry.system.key in options.only.split(",")]
+    busy = os.getloadavg()[0] > BUSY_LOAD
+    if busy:
+        print("The machine is busy; the report will say that its figures compare nothing.", file=sys.stderr)
     with bench_server(options.shared_buffers) as server, log_folder() as folder:
-        results = Results(_about(server, options.rounds))
+        results = Results(_about(server, options.rounds), busy=busy)
         arenas = _arenas(server, chosen, folder, results)
         running = [entry for entry in chosen if entry.system.key in arenas]
         results.lines = [_line(entry, options.scale) for entry in running]

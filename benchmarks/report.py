@@ -19,6 +19,10 @@ COLUMNS = (
 PICKUP = (("p50", "p50", False), ("p95", "p95", False), ("p99", "p99", False))
 ENQUEUE = (("bulk", "2,000 in a call", True), ("single", "one at a time", True))
 
+BUSY = (
+    "**The machine was busy with other work when this was measured: the figures compare nothing. "
+    "Run `make bench` again when it is idle.**"
+)
 HOW = """
 - The queue, its worker and the enqueuer share the machine. All connect over TCP to 127.0.0.1. Every Python
   queue runs on uvloop, except DreamCuts with default settings, which runs as `dreamcuts work` does.
@@ -81,6 +85,7 @@ def _markdown(results: Results) -> str:
         "# Benchmarks",
         "Written by `make bench`. DreamCuts beside other job queues in Postgres, on the same machine, server "
         "and work, in one run. Bold is the best of the queues; the bare limit is not one.",
+        BUSY if results.busy else "",
         _about(about),
         "## Drain",
         "Jobs per second, and what each job cost the server.",

@@ -48,6 +48,7 @@ class Results:
     lines: list[Line] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     depth: dict[str, Any] | None = None
+    busy: bool = False  # others used the machine: the figures compare nothing
 
     def save(self, file: Path) -> None:
         """Write the figures of every run."""

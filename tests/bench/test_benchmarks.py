@@ -66,6 +66,12 @@ def test_the_report_shows_medians_and_says_where_a_peer_leads(tmp_path: Path) ->
     assert "pg-boss failed: a worker ended." in text
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_report_says_when_the_machine_was_busy(tmp_path: Path, busy: bool) -> None:
+    write_report(Results(dict(ABOUT), [line("bare", "bare", drain_1=[1.0])], busy=busy), tmp_path)
+    assert ("compare nothing" in (tmp_path / "benchmarks.md").read_text("utf-8")) is busy
+
+
 def test_one_that_is_far_off_does_not_flatten_the_others() -> None:
     text = bar_chart("", "", [""], [Group("a", [2.0]), Group("b", [4.0]), Group("far", [500.0])])
     root = ElementTree.fromstring(text)

@@ -138,9 +138,7 @@ async def test_a_heartbeat_that_is_late_does_not_stop_the_job_s_next_claim(
             await until(
                 lambda: any(
                     is_blocked(queue.connection, row["pid"])
-                    for row in queue.rows(
-                        "select pid from pg_stat_activity where query like '%%dreamcut_heartbeat%%'"
-                    )
+                    for row in queue.rows("select pid from pg_stat_activity where query like '%%beat(%%'")
                 )
             )
             queue.release(job)

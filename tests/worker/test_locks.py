@@ -26,7 +26,7 @@ from tests.worker.test_running import do, status
 
 pytestmark = pytest.mark.anyio
 
-LEASE_S = 2.0
+LEASE_S = 3.0
 WAITING = """
     select count(*) from pg_stat_activity
     where datname = current_database() and application_name = 'dreamcuts'
