@@ -227,7 +227,7 @@ def _storable(outcome: Outcome) -> tuple[Outcome, int]:
         case Completed():
             try:
                 result, chars = _clean(outcome.result)
-            except (ValueError, TypeError, RecursionError) as error:
+            except Exception as error:  # a plugin's own mapping may raise anything
                 message = f"The result is not JSON: {type(error).__name__}: {error}"
                 return Failed(outcome.job, ErrorClass.BUG, _clean_text(message)), 0
             if chars > LARGEST_RESULT_CHARS:
@@ -248,7 +248,7 @@ def _storable(outcome: Outcome) -> tuple[Outcome, int]:
                 detail, chars = _clean(outcome.detail)
                 if chars > LARGEST_RESULT_CHARS:
                     detail = {"note": "the detail of this error was too large"}
-            except (ValueError, TypeError, RecursionError):
+            except Exception:
                 detail = {"note": "the detail of this error was not JSON"}
             return replace(outcome, message=message, detail=detail), 0
         case HandedBack():

@@ -10,7 +10,8 @@
 --   behind              it waits for a job that is in this list
 --
 -- A job that is not here, and has not ended, runs, waits for a time, or waits for one that does.
--- Cost: the waits that are open and the index of ready jobs, whatever the history.
+-- Cost: the waits that are open and the index of ready jobs, whatever the history: 0.2 s with 30,000 waits among
+-- 280,000 jobs. With so many, Postgres' JIT compiler takes ten times as long as the query: `set jit = off` first.
 create or replace view dreamcut_stuck_jobs as
 with recursive live as materialized (
     select worker.types, worker.providers
