@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dreamcuts.errors import ConfigError
+from dreamcuts.wording import reason
 
 
 class Settings(BaseSettings):
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
     max_download_mb: int = Field(512, ge=1, description="Largest file fetched from a provider, in MiB")
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-    log_format: str = Field("text", pattern="^(text|json)$", description="text or json")
+    log_format: Literal["text", "json"] = Field("text", description="text or json")
     enable_workers: bool = Field(True, description="false: `dreamcuts work` starts, but claims nothing")
     enable_health_check: bool = Field(False, description="Serve /health, /metrics and the dashboard")
     health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
@@ -72,9 +73,8 @@ class Settings(BaseSettings):
     archive_failed_after_days: int = Field(
         30, ge=0, le=3650, description="The same for failed and cancelled jobs, and all of a failed manifest"
     )
-    price_missing: str = Field(
+    price_missing: Literal["allow", "refuse"] = Field(
         "allow",
-        pattern="^(allow|refuse)$",
         description="refuse: make no call whose price is not known; allow: make it, marked unpriced",
     )
     provider_poll_s: float | None = Field(
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             lines = [
-                f"{'.'.join(str(part) for part in issue['loc']).upper()}: {issue['msg']}"
+                f"{'.'.join(str(part) for part in issue['loc']).upper()}: {reason(issue)}"
                 for issue in error.errors(include_input=False, include_url=False)
             ]
             raise ConfigError("Settings are wrong: " + "; ".join(lines)) from None

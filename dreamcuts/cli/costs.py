@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from dreamcuts import wording
 from dreamcuts.cli import tables
 from dreamcuts.cli.common import database_url, json_option, print_json
 from dreamcuts.cli.moments import since
@@ -62,5 +63,5 @@ def print_amounts(rows: list[dict[str, Any]], names: dict[str, str]) -> None:
 
 
 def dollars(amount: Any) -> str:
-    """An amount of US dollars: two decimals, four where less than a cent matters."""
-    return f"${amount:.2f}" if amount == 0 or round(amount, 2) == round(amount, 4) else f"${amount:.4f}"
+    """An amount for a table: to a hundredth of a cent."""
+    return wording.dollars(amount, digits=4)

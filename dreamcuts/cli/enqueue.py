@@ -12,6 +12,7 @@ from dreamcuts.admin import Admin
 from dreamcuts.cli.common import database_url, json_option, parse_json, print_json, read_json
 from dreamcuts.cli.types import full_type_name
 from dreamcuts.jobs.registry import load_job_types
+from dreamcuts.wording import reason
 
 
 @click.command()
@@ -56,7 +57,7 @@ def enqueue(
             job_type.payload_model.model_validate(body)
         except ValidationError as error:
             lines = [
-                f"{'.'.join(str(part) for part in issue['loc']) or 'payload'}: {issue['msg']}"
+                f"{'.'.join(str(part) for part in issue['loc']) or 'payload'}: {reason(issue)}"
                 for issue in error.errors(include_url=False, include_input=False)
             ]
             raise click.ClickException(f"The payload does not fit {type_full}: {'; '.join(lines)}.") from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from dreamcuts.errors import ErrorClass, ProviderError
 from dreamcuts.jobs.base import JobContext, Payload, Result
-from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry
+from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry, not_taken
 from dreamcuts.jobs.paid import Collected, Request, Skip, Step, run_chain
 from dreamcuts.jobs.produced import Produced, fetch, result_data, unusable
 from dreamcuts.providers import prices
@@ -77,8 +77,8 @@ class ImagePayload(Payload):
     prompt: str = Field(min_length=1)
     asset_id: str | None = None
     result_asset_id: str | None = None
-    model: str | None = None
-    endpoint: str | None = None
+    model: Annotated[str | None, AfterValidator(CATALOGUE.known)] = None
+    endpoint: Annotated[str | None, AfterValidator(CATALOGUE.known)] = None
     image_size: str | ImageSize | None = None
     aspect_ratio: str | None = None
     num_inference_steps: int | None = Field(None, ge=1, le=50)
@@ -88,7 +88,7 @@ class ImagePayload(Payload):
     seed: int | None = Field(None, ge=0)
     acceleration: str | None = None
     image_url: str | None = Field(None, description="Reference picture, for the models that edit one")
-    fallback_providers: list[FallbackEntry] | None = None
+    fallback_providers: list[Annotated[FallbackEntry, AfterValidator(CATALOGUE.known_entry)]] | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -155,69 +155,73 @@ class ImageJob:
 
 def plan(choice: Choice, payload: ImagePayload, size: str | ImageSize) -> Request | Skip:
     """What an image model gets for a payload, or why it cannot take it. Only fields that the model knows."""
-    body: dict[str, Any]
-    dropped: list[str] = []
+    if choice.endpoint == PHOTO and not payload.image_url:
+        return Skip("needs a source image (imageUrl), and the job has none")
     width, height = PIXELS[size] if isinstance(size, str) else (size.width, size.height)
-    fal_size = size if isinstance(size, str) else size.model_dump()
-    aspect = ASPECTS[size] if isinstance(size, str) else _nearest_aspect(size)
-    steps = {
-        "num_inference_steps": payload.num_inference_steps,
-        "guidance_scale": payload.guidance_scale,
-    }
-    match choice.endpoint:
-        case "fal-ai/flux/srpo":
-            body = {
-                "prompt": payload.prompt,
-                "image_size": fal_size,
-                **steps,
-                "guidance_scale": 4.5 if payload.guidance_scale is None else payload.guidance_scale,
-                "num_images": payload.num_images,
-                "seed": payload.seed,
-                "enable_safety_checker": payload.enable_safety_checker,
-                "acceleration": payload.acceleration,
-            }
-        case "fal-ai/nano-banana":
-            body = {
-                "prompt": payload.prompt,
-                "aspect_ratio": aspect,
-                "num_images": payload.num_images,
-                "seed": payload.seed,
-            }
-            dropped = ["numInferenceSteps", "guidanceScale", "enableSafetyChecker", "acceleration"]
-        case "fal-ai/bytedance/seedream/v4/text-to-image":
-            if width * height < SEEDREAM_MIN_PIXELS:
-                fal_size = _grown(width, height)
-                width, height = fal_size["width"], fal_size["height"]
-            body = {
-                "prompt": payload.prompt,
-                "image_size": fal_size,
-                "num_images": payload.num_images,
-                "seed": payload.seed,
-                "enable_safety_checker": payload.enable_safety_checker,
-            }
-            dropped = ["numInferenceSteps", "guidanceScale", "acceleration"]
-        case _:
-            if not payload.image_url:
-                return Skip("needs a source image (imageUrl), and the job has none")
-            body = {
-                "image_url": payload.image_url,
-                **steps,
-                "aspect_ratio": aspect,
-                "seed": payload.seed,
-            }
-            dropped = ["prompt", "numImages", "enableSafetyChecker", "acceleration"]
-    given = payload.model_fields_set
-    notes = [
-        f"{choice.model} takes no {name}; it was left out."
-        for name in dropped
-        if _snake(name) in given and getattr(payload, _snake(name)) is not None
-    ]
+    if choice.endpoint == SEEDREAM and width * height < SEEDREAM_MIN_PIXELS:
+        size = ImageSize(**_grown(width, height))
+        width, height = size.width, size.height
+    body, dropped = _body(choice.endpoint, payload, size)
+    notes = not_taken(
+        choice, {name: getattr(payload, _snake(name)) for name in dropped if _is_given(payload, name)}
+    )
+    if choice.entry and choice.entry.max_duration:
+        notes.append(
+            f"fallbackProviders: maxDuration {choice.entry.max_duration:g} has no effect on a picture."
+        )
     return Request(
         {key: value for key, value in body.items() if value is not None},
         prices.cost("fal", choice.endpoint, images=body.get("num_images", 1), pixels=width * height),
         tuple(notes),
         takes_seed="seed" in body,
     )
+
+
+def _body(
+    endpoint: str, payload: ImagePayload, size: str | ImageSize
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The input of a model, with None for what is not given, and the payload's fields that it cannot take."""
+    fal_size = size if isinstance(size, str) else size.model_dump()
+    aspect = ASPECTS[size] if isinstance(size, str) else _nearest_aspect(size)
+    common: dict[str, Any] = {
+        "prompt": payload.prompt,
+        "num_images": payload.num_images,
+        "seed": payload.seed,
+    }
+    match endpoint:
+        case "fal-ai/flux/srpo":
+            return {
+                **common,
+                "image_size": fal_size,
+                "num_inference_steps": payload.num_inference_steps,
+                "guidance_scale": 4.5 if payload.guidance_scale is None else payload.guidance_scale,
+                "enable_safety_checker": payload.enable_safety_checker,
+                "acceleration": payload.acceleration,
+            }, ("imageUrl",)
+        case "fal-ai/nano-banana":
+            dropped = (
+                "numInferenceSteps",
+                "guidanceScale",
+                "enableSafetyChecker",
+                "acceleration",
+                "imageUrl",
+            )
+            return common | {"aspect_ratio": aspect}, dropped
+        case "fal-ai/bytedance/seedream/v4/text-to-image":
+            safety = payload.enable_safety_checker
+            sized = {"image_size": fal_size, "enable_safety_checker": safety}
+            return common | sized, ("numInferenceSteps", "guidanceScale", "acceleration", "imageUrl")
+    return {
+        "image_url": payload.image_url,
+        "num_inference_steps": payload.num_inference_steps,
+        "guidance_scale": payload.guidance_scale,
+        "aspect_ratio": aspect,
+        "seed": payload.seed,
+    }, ("prompt", "numImages", "enableSafetyChecker", "acceleration")
+
+
+def _is_given(payload: ImagePayload, name: str) -> bool:
+    return _snake(name) in payload.model_fields_set
 
 
 async def _aspect(ctx: JobContext, payload: ImagePayload) -> str:

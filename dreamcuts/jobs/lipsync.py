@@ -9,17 +9,17 @@ from __future__ import annotations
 import mimetypes
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dreamcuts.errors import InvalidRequest
 from dreamcuts.jobs.base import JobContext, Payload, Result
-from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry
+from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry, not_taken, over_longest
 from dreamcuts.jobs.paid import Collected, Request, Skip, Step, run_chain
 from dreamcuts.jobs.produced import Produced, fetch, result_data
-from dreamcuts.jobs.video import INFINITALK, INFINITALK_FPS, INFINITALK_FRAMES, infinitalk_request
+from dreamcuts.jobs.video import INFINITALK, INFINITALK_FPS, INFINITALK_FRAMES, infinitalk_request, one_of
 from dreamcuts.providers import prices
 from dreamcuts.providers.base import Done
 from dreamcuts.storage.download import download
@@ -62,8 +62,8 @@ class LipSyncPayload(Payload):
     video_asset_id: str | None = None
     audio_url: str | None = None
     video_url: str | None = None
+    endpoint: Annotated[str | None, AfterValidator(CATALOGUE.known)] = None
     provider: str | None = None
-    endpoint: str | None = None
     quality: str | None = None
     fps: float | None = None
     resolution: str | None = None
@@ -71,7 +71,13 @@ class LipSyncPayload(Payload):
     end_time: float | None = Field(None, ge=0)
     prompt: str | None = None
     seed: int | None = Field(None, ge=0)
-    fallback_providers: list[FallbackEntry] | None = None
+    fallback_providers: list[Annotated[FallbackEntry, AfterValidator(CATALOGUE.known_entry)]] | None = None
+
+    @field_validator("provider")
+    @classmethod
+    def _provider_is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # With an endpoint it is a mere name, as in fallbackProviders.
+        return value if info.data.get("endpoint") else CATALOGUE.known(value)
 
     @model_validator(mode="after")
     def _has_face_and_voice(self) -> LipSyncPayload:
@@ -139,19 +145,14 @@ class LipSyncJob:
 
 def plan(choice: Choice, payload: LipSyncPayload, inputs: Inputs) -> Request | Skip:
     """What a lip-sync model gets for a payload, or why it cannot take it."""
-    entry = choice.entry
-    if entry and entry.max_duration and inputs.audio_s and inputs.audio_s > entry.max_duration:
-        return Skip(f"the speech is {inputs.audio_s:.1f} s, over its maxDuration of {entry.max_duration:g} s")
+    if too_long := over_longest(choice, inputs.audio_s, "speech"):
+        return too_long
     for_stills = choice.endpoint in (FABRIC, INFINITALK)
     if inputs.is_still and not for_stills:
         return Skip("needs a video, and the face is a still picture")
     if for_stills and not inputs.is_still:
         return Skip("needs a still picture, and the face is a video")
-    notes = [
-        f"{choice.model} takes no {name}; it was left out."
-        for name, value in (("quality", payload.quality), ("fps", payload.fps))
-        if value is not None
-    ]
+    notes = not_taken(choice, {"quality": payload.quality, "fps": payload.fps})
     if choice.endpoint == INFINITALK:
         request = infinitalk_request(
             inputs.face_url,
@@ -162,15 +163,16 @@ def plan(choice: Choice, payload: LipSyncPayload, inputs: Inputs) -> Request | S
             payload.seed,
         )
         return replace(request, notes=(*notes, *request.notes))
+    notes += not_taken(choice, {"prompt": payload.prompt, "seed": payload.seed})
     body = {"video_url": inputs.face_url, "audio_url": inputs.audio_url}
-    if choice.endpoint == FABRIC:
-        resolution = payload.resolution if payload.resolution in ("720p", "480p") else "720p"
+    if choice.endpoint != FABRIC:
+        notes += not_taken(choice, {"resolution": payload.resolution})
+    else:
+        resolution = one_of(payload.resolution, ("720p", "480p"), "720p", "resolution", choice.model, notes)
         body = {"image_url": inputs.face_url, "audio_url": inputs.audio_url, "resolution": resolution}
     if choice.endpoint == SYNC:
         body |= {"model": "lipsync-2", "sync_mode": "cut_off"}
     estimate = prices.cost("fal", choice.endpoint, seconds=inputs.audio_s)
-    if estimate is None and entry:
-        estimate = entry.cost
     return Request(dict(body), estimate, tuple(notes))
 
 

@@ -15,6 +15,7 @@ from dreamcuts.jobs.paid import Outcome, Step
 from dreamcuts.media import MediaInfo, extension, probe
 from dreamcuts.storage.base import Asset
 from dreamcuts.storage.download import download
+from dreamcuts.wording import dollars
 
 SHORTEST_S = 0.2
 
@@ -98,7 +99,7 @@ def check_cost(limit: float | None, estimate: float | None, what: str) -> None:
     """Raises JobError (`spend_limit`) if an estimate is over the job's costLimit, both in US dollars."""
     if limit is not None and estimate is not None and estimate > limit:
         raise JobError(
-            f"{what} would cost about ${estimate:.2f}, over the job's costLimit of ${limit:.2f}.",
+            f"{what} would cost about {dollars(estimate)}, over the job's costLimit of {dollars(limit)}.",
             error_class=ErrorClass.SPEND_LIMIT,
         )
 

@@ -23,6 +23,7 @@ from dreamcuts.manifest.options import CaptionLook, RenderOptions
 from dreamcuts.manifest.timeline import Timeline, build_edit
 from dreamcuts.providers import prices
 from dreamcuts.providers.base import Done
+from dreamcuts.wording import reason
 
 ENDPOINTS = {"stage": "stage", "production": "v1", "v1": "v1"}
 """The payload's environment -> the one in Shotstack's URL (Shotstack docs, Edit API)."""
@@ -210,7 +211,7 @@ async def _manifest(ctx: JobContext) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         issues = "; ".join(
-            f"{'.'.join(str(part) for part in issue['loc'])}: {issue['msg']}"
+            f"{'.'.join(str(part) for part in issue['loc'])}: {reason(issue)}"
             for issue in error.errors(include_url=False, include_input=False)
         )
         raise InvalidRequest(f"The manifest cannot be rendered: {issues}.") from None

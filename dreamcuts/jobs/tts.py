@@ -171,14 +171,17 @@ def plan_speech(payload: TtsPayload, seed: int) -> Plan:
         notes.append(f"{model} is deprecated; {DEPRECATED[model]} was asked instead.")
         model = DEPRECATED[model]
     text, dialogue = payload.text, payload.dialogue_settings
+    add_emotion = dialogue.enhance_emotion and dialogue.use_audio_tags is not False
+    if dialogue.enhance_emotion and not add_emotion:
+        notes.append("use_audio_tags is false: enhance_emotion, which adds one, was left out.")
     if dialogue.use_audio_tags is False and has_tags(text):
         text = without_tags(text)
         notes.append("use_audio_tags is false: the audio tags in the text were left out.")
-    wants_tags = dialogue.use_audio_tags or dialogue.enhance_emotion or has_tags(text)
+    wants_tags = dialogue.use_audio_tags or add_emotion or has_tags(text)
     if wants_tags and not _is_v3(model):
         notes.append(f"{model} takes no audio tags; {MODEL_V3} was asked instead.")
         model = MODEL_V3
-    if dialogue.enhance_emotion and not has_tags(text):
+    if add_emotion and not has_tags(text):
         text = _with_emotion(text, notes)
     output_format = payload.output_format or DEFAULT_FORMAT
     if not output_format.startswith("mp3_"):
@@ -191,7 +194,7 @@ def plan_speech(payload: TtsPayload, seed: int) -> Plan:
         arguments = _dialogue_arguments(payload, notes)
         endpoint = "text-to-dialogue"
     else:
-        arguments, endpoint = _speech_arguments(payload, model), "text-to-speech"
+        arguments, endpoint = _speech_arguments(payload, model, notes), "text-to-speech"
     return Plan(endpoint, model, pieces, {**arguments, "model_id": model, "seed": seed}, output_format, notes)
 
 
@@ -226,10 +229,12 @@ def _dialogue_arguments(payload: TtsPayload, notes: list[str]) -> dict[str, Any]
     return arguments
 
 
-def _speech_arguments(payload: TtsPayload, model: str) -> dict[str, Any]:
+def _speech_arguments(payload: TtsPayload, model: str, notes: list[str]) -> dict[str, Any]:
     settings = payload.voice_settings.model_dump(exclude_none=True, include=set(VoiceSettings.model_fields))
     arguments: dict[str, Any] = {"voice_settings": settings} if settings else {}
-    if payload.language_code and model != MODEL_V2:  # multilingual_v2 refuses it
+    if payload.language_code and model == MODEL_V2:
+        notes.append(f"{model} takes no languageCode; it was left out.")  # it refuses it
+    elif payload.language_code:
         arguments["language_code"] = _language(payload.language_code)
     return arguments
 

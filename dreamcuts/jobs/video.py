@@ -6,12 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from dreamcuts.jobs.base import JobContext, Payload, Result
-from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry
+from dreamcuts.jobs.catalogue import Catalogue, Choice, FallbackEntry, not_taken, over_longest
 from dreamcuts.jobs.paid import Collected, Request, Skip, Step, run_chain
 from dreamcuts.jobs.produced import Produced, fetch, result_data
 from dreamcuts.providers import prices
@@ -59,8 +59,8 @@ class VideoPayload(Payload):
     prompt: str = Field(min_length=1)
     video_id: str | None = None
     asset_id: str | None = None
-    model: str | None = None
-    endpoint: str | None = None
+    model: Annotated[str | None, AfterValidator(CATALOGUE.known)] = None
+    endpoint: Annotated[str | None, AfterValidator(CATALOGUE.known)] = None
     duration: str | float | None = Field(None, description='Seconds, as a number or like "8s"')
     resolution: str | None = None
     aspect_ratio: str | None = None
@@ -71,7 +71,7 @@ class VideoPayload(Payload):
     seed: int | None = Field(None, ge=0)
     subject: str | None = None
     effect_type: str | None = None
-    fallback_providers: list[FallbackEntry] | None = None
+    fallback_providers: list[Annotated[FallbackEntry, AfterValidator(CATALOGUE.known_entry)]] | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -150,11 +150,14 @@ class VideoJob:
 
 def plan(choice: Choice, payload: VideoPayload, source: Source) -> Request | Skip:
     """What a video model gets for a payload, or why it cannot take it."""
+    speech_s = source.audio_s if choice.endpoint == INFINITALK else None
+    if too_long := over_longest(choice, speech_s or _seconds(payload), "speech" if speech_s else "clip"):
+        return too_long
     match choice.endpoint:
         case "fal-ai/wan-effects":
-            return _wan_effects(payload, source)
+            return _wan_effects(choice, payload, source)
         case "fal-ai/wan-i2v":
-            return _wan_i2v(payload, source)
+            return _wan_i2v(choice, payload, source)
         case "fal-ai/infinitalk":
             return _infinitalk(payload, source)
     return _veo(choice, payload, source)
@@ -166,9 +169,9 @@ def _veo(choice: Choice, payload: VideoPayload, source: Source) -> Request:
     notes = []
     if seconds != wanted:
         notes.append(f"{choice.model} makes clips of 4, 6 or 8 s: {seconds} s instead of {wanted:g} s.")
-    resolution = _one_of(payload.resolution, ("720p", "1080p"), "720p", "resolution", choice, notes)
+    resolution = one_of(payload.resolution, ("720p", "1080p"), "720p", "resolution", choice.model, notes)
     default = "9:16" if source.aspect in ("9:16", "3:4", "2:3") else "16:9"
-    aspect = _one_of(source.aspect, ("16:9", "9:16"), default, "aspectRatio", choice, notes)
+    aspect = one_of(source.aspect, ("16:9", "9:16"), default, "aspectRatio", choice.model, notes)
     if payload.image_url:
         notes.append(f"{choice.model} takes no imageUrl; it was left out.")
     with_audio = payload.generate_audio is not False
@@ -186,7 +189,7 @@ def _veo(choice: Choice, payload: VideoPayload, source: Source) -> Request:
     return Request(_given(body), estimate, tuple(notes), unit_usd, takes_seed=True)
 
 
-def _wan_effects(payload: VideoPayload, source: Source) -> Request | Skip:
+def _wan_effects(choice: Choice, payload: VideoPayload, source: Source) -> Request | Skip:
     if not source.image_url:
         return Skip(_NEEDS_IMAGE)
     effect = payload.effect_type or next(
@@ -196,6 +199,7 @@ def _wan_effects(payload: VideoPayload, source: Source) -> Request | Skip:
     subject = payload.subject or subject_of(payload.prompt)
     aspect = source.aspect if source.aspect in ("16:9", "9:16", "1:1") else "16:9"
     notes = [f"wan-effects takes no prompt: effect {effect!r} on {subject!r}, {WAN_EFFECTS_SECONDS:.1f} s."]
+    notes += not_taken(choice, {"resolution": payload.resolution, "negativePrompt": payload.negative_prompt})
     body = {
         "image_url": source.image_url,
         "subject": subject,
@@ -208,16 +212,16 @@ def _wan_effects(payload: VideoPayload, source: Source) -> Request | Skip:
     return Request(_given(body), prices.cost("fal", WAN_EFFECTS), tuple(notes), takes_seed=True)
 
 
-def _wan_i2v(payload: VideoPayload, source: Source) -> Request | Skip:
+def _wan_i2v(choice: Choice, payload: VideoPayload, source: Source) -> Request | Skip:
     if not source.image_url:
         return Skip(_NEEDS_IMAGE)
-    wanted, notes = _seconds(payload), []
+    wanted, notes = _seconds(payload), list[str]()
     # 81 to 100 frames: 16 a second reach 6.3 s; for longer clips the frame rate goes down, to 5 at the least.
     fps = WAN_FPS if wanted <= WAN_FRAMES[1] / WAN_FPS else max(5, int(WAN_FRAMES[1] / wanted))
     frames = min(WAN_FRAMES[1], max(WAN_FRAMES[0], round(wanted * fps)))
     if abs(frames / fps - wanted) > 0.1 or fps != WAN_FPS:
         notes.append(f"wan-i2v makes 81 to 100 frames: {frames / fps:.1f} s at {fps} frames a second.")
-    resolution = payload.resolution if payload.resolution in ("480p", "720p") else "720p"
+    resolution = one_of(payload.resolution, ("480p", "720p"), "720p", "resolution", choice.model, notes)
     body = {
         "prompt": payload.prompt,
         "image_url": source.image_url,
@@ -251,20 +255,22 @@ def infinitalk_request(
 ) -> Request:
     """A talking picture by infinitalk: at most 721 frames at 25 a second, 28.8 s."""
     low, high = INFINITALK_FRAMES
+    notes: list[str] = []
     frames = min(high, max(low, math.ceil(seconds * INFINITALK_FPS)))
     body = {
         "image_url": image_url,
         "audio_url": audio_url,
         "prompt": prompt,
         "num_frames": frames,
-        "resolution": resolution if resolution in ("480p", "720p") else "720p",
+        "resolution": one_of(resolution, ("480p", "720p"), "720p", "resolution", "infinitalk", notes),
         "seed": seed,
     }
-    notes: tuple[str, ...] = ()
     if frames == high and seconds * INFINITALK_FPS > high:
-        notes = (f"infinitalk makes at most {high / INFINITALK_FPS:.1f} s; the speech is {seconds:.1f} s.",)
+        notes.append(
+            f"infinitalk makes at most {high / INFINITALK_FPS:.1f} s; the speech is {seconds:.1f} s."
+        )
     estimate = prices.cost("fal", INFINITALK, seconds=frames / INFINITALK_FPS)
-    return Request(_given(body), estimate, notes, takes_seed=True)
+    return Request(_given(body), estimate, tuple(notes), takes_seed=True)
 
 
 def subject_of(prompt: str) -> str:
@@ -300,13 +306,14 @@ def _seconds(payload: VideoPayload) -> float:
     return float(payload.duration or 8)
 
 
-def _one_of(
-    value: str | None, allowed: tuple[str, ...], default: str, field: str, choice: Choice, notes: list[str]
+def one_of(
+    value: str | None, allowed: tuple[str, ...], default: str, field: str, model: str, notes: list[str]
 ) -> str:
+    """A value that a model takes, else the default with a note."""
     if value in allowed:
         return value
     if value:
-        notes.append(f"{choice.model} takes no {field} {value}; {default} was used.")
+        notes.append(f"{model} takes no {field} {value}; {default} was used.")
     return default
 
 

@@ -25,6 +25,7 @@ from dreamcuts.jobs.reuse import Reused
 from dreamcuts.jobs.templates import needs_templates, resolve_templates
 from dreamcuts.log import redacted
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Outcome
+from dreamcuts.wording import reason
 from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.context import Context, Workspace
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
@@ -233,7 +234,7 @@ def validated(model: type[Payload], payload: Mapping[str, Any]) -> Payload:
         for issue in error.errors(include_url=False, include_context=False):
             field = ".".join(str(part) for part in issue["loc"]) or "payload"
             given = "" if issue["type"] == "missing" else f" (given: {_short(issue['input'])})"
-            problems.append(f"{field}: {issue['msg']}{given}")
+            problems.append(f"{field}: {reason(issue)}{given}")
         raise InvalidRequest("The payload is not valid: " + "; ".join(problems)) from None
 
 

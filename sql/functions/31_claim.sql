@@ -1,0 +1,110 @@
+-- Claiming: which jobs a worker gets, and when delayed ones come back into the queue.
+
+-- Make delayed jobs ready whose time has come: off their own index, so a claim never walks over jobs that
+-- are not due. Called by every claim. Locks: the jobs it promotes; skips those that another worker promotes.
+create or replace function dreamcut_promote_jobs(p_limit int) returns int
+language plpgsql set search_path = public, pg_temp as $$
+declare
+    v_types text[];
+    v_count int;
+begin
+    with due as (
+        select job.id
+        from dreamcut_jobs job
+        where job.next_retry_at <= now()
+        order by job.next_retry_at
+        limit p_limit
+        for no key update skip locked
+    ), promoted as (
+        update dreamcut_jobs job
+        set next_retry_at = null,
+            updated_at = now()  -- ready since
+        from due
+        where job.id = due.id
+        returning job.type, job.ready
+    )
+    select array_agg(distinct promoted.type) filter (where promoted.ready), count(*)
+    into v_types, v_count
+    from promoted;
+    perform dreamcut_notify_ready(v_types);
+    return v_count;
+end $$;
+
+-- Claim up to p_slots[i] ready jobs of p_types[i]: the most urgent first, then the oldest.
+-- Each type is one short range of dreamcut_jobs_ready_idx, with its own limit and lock; `type = any (...)`
+-- would sort the whole backlog. Two workers never get the same job, and neither waits for the other.
+-- attempts counts here, so that a job that kills its worker runs out of attempts too.
+-- While a provider is limited or paused, jobs that would only wait for it are left (dreamcut_open_slots).
+-- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
+-- jobs while this claim is under way.
+create or replace function dreamcut_claim_jobs(p_worker uuid, p_types text[], p_slots int[])
+returns table (
+    id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
+    claims int, metadata jsonb, retry_policy jsonb
+)
+language plpgsql set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_slots int[] := p_slots;
+begin
+    perform 1
+    from dreamcut_workers worker
+    where worker.id = p_worker and worker.state in ('live', 'draining')
+    for key share;
+    if not found then
+        raise exception 'worker % has lost its lease', p_worker using errcode = 'DC001';
+    end if;
+
+    perform dreamcut_promote_jobs(1000);
+
+    if exists (
+        select 1 from dreamcut_providers provider
+        where provider.max_concurrent is not null or provider.max_per_minute is not null
+            or provider.slowed_at is not null or provider.paused_until is not null
+    ) then
+        v_slots := dreamcut_open_slots(p_worker, p_types, p_slots);
+    end if;
+
+    return query
+    with picked as materialized (
+        select next.id
+        from unnest(p_types, v_slots) as lane (type, slots)
+        cross join lateral (
+            select job.id
+            from dreamcut_jobs job
+            where job.ready and job.type = lane.type
+            order by job.priority desc, job.seq
+            limit lane.slots
+            for no key update skip locked
+        ) next
+    ), claimed as (
+        update dreamcut_jobs job
+        set status = 'processing',
+            worker_id = p_worker,
+            attempts = job.attempts + 1,
+            claims = job.claims + 1,
+            started_at = now(),
+            updated_at = now()
+        -- As an array: joined to `picked`, of which Postgres expects far too many rows, a deep queue is read whole.
+        where job.id = any (array(select picked.id from picked))
+        returning job.*
+    ), started as (
+        -- SKIP LOCKED, because a claim holds locks of jobs and must not wait for a manifest's: whoever holds
+        -- that is settling jobs, and the next claim says it.
+        update dreamcut_production_manifest manifest
+        set status = 'rendering',
+            started_at = coalesce(manifest.started_at, now()),
+            updated_at = now()
+        where manifest.id in (
+            select waiting.id
+            from dreamcut_production_manifest waiting
+            where waiting.id in (select claimed.manifest_id from claimed)
+                and waiting.status in ('planning', 'ready_to_dispatch')
+            for no key update skip locked
+        )
+    )
+    select claimed.id, claimed.manifest_id, claimed.job_id, claimed.type, claimed.payload, claimed.attempts,
+        claimed.max_attempts, claimed.claims, claimed.metadata, claimed.retry_policy
+    from claimed
+    order by claimed.priority desc, claimed.seq;
+end $$;
