@@ -18,7 +18,7 @@ def dollars(amount: Any, digits: int = 6) -> str:
 
 
 def reason(issue: Mapping[str, Any]) -> str:
-    """What one of pydantic's issues says, without its prefix for errors of our own and without a full stop."""
+    """What one of pydantic's issues says, without its prefix for errors of our own and a full stop."""
     text = str(issue["msg"])
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)

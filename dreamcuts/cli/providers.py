@@ -16,6 +16,7 @@ from dreamcuts.cli.costs import dollars
 from dreamcuts.cli.moments import span
 from dreamcuts.config import Settings
 from dreamcuts.money import Money
+from dreamcuts.providers.prices import priced_endpoints
 from dreamcuts.providers.registry import load_providers
 
 NONE = "none"
@@ -114,6 +115,8 @@ def limit(
         raise click.UsageError("--daily-usd is for a whole provider: leave out --endpoint.")
     with Money.connect(database_url()) as money:
         _check_name(money, provider)
+        if endpoint is not None:
+            _check_endpoint(money, provider, endpoint)
         money.limit(provider, limits, endpoint)
         row = next(row for row in money.provider_states() if row["name"] == provider)
         endpoints = [row for row in money.endpoint_limits() if row["provider"] == provider]
@@ -199,10 +202,30 @@ def _check_name(money: Money, name: str) -> None:
         raise click.UsageError(_unknown(name, known))
 
 
-def _unknown(name: str, known: Any) -> str:
+def _check_endpoint(money: Money, provider: str, endpoint: str) -> None:
+    """Raises UsageError for an endpoint that no job calls: its limit would never hold anything back.
+
+    What a plugin's job type called before, and what has a limit already, is known too. Of a provider that
+    DreamCuts does not bring along, any endpoint is taken.
+    """
+    known = set(priced_endpoints(provider))
+    if not known:
+        return
+    if provider == "fal":
+        from dreamcuts.jobs import image, lipsync, video
+
+        for module in (image, lipsync, video):
+            known.update(module.CATALOGUE.models.values())
+    known.update(row["endpoint"] for row in money.endpoint_limits() if row["provider"] == provider)
+    if endpoint in known or any(row["key"] == f"{provider} {endpoint}" for row in money.costs("endpoint")):
+        return
+    raise click.UsageError(_unknown(endpoint, known, f"endpoint of {provider}"))
+
+
+def _unknown(name: str, known: Any, what: str = "provider") -> str:
     close = difflib.get_close_matches(name, sorted(known), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"There is no provider {name!r}.{hint} Known: {', '.join(sorted(known))}."
+    return f"There is no {what} {name!r}.{hint} Known: {', '.join(sorted(known))}."
 
 
 def _line(row: dict[str, Any]) -> dict[str, str]:

@@ -59,6 +59,11 @@ def price_of(provider: str, endpoint: str) -> Price | None:
     return PRICES.get((provider, endpoint))
 
 
+def priced_endpoints(provider: str) -> list[str]:
+    """The endpoints of a provider that are in the table; none for a provider of a plugin."""
+    return sorted(endpoint for name, endpoint in PRICES if name == provider)
+
+
 def cost(
     provider: str,
     endpoint: str,

@@ -30,9 +30,11 @@ begin
             processing_time_ms = extract(epoch from now() - job.started_at) * 1000
         from unnest(p_jobs, p_claims, p_results, p_output_urls) as outcome (id, claim, result, output_url)
         where job.id = outcome.id
-            and job.worker_id = p_worker
-            and job.claims = outcome.claim
-            and job.status = 'processing'
+            -- In one coalesce, because Postgres would expect a single row of this worker, read the whole table for
+            -- it, and compare each row with each outcome.
+            and coalesce(
+                job.worker_id = p_worker and job.claims = outcome.claim and job.status = 'processing', false
+            )
         returning job.id, job.type, outcome.result ->> 'provider' as provider, job.processing_time_ms
     )
     select coalesce(array_agg(done.id), '{}'), array_agg(done.type), array_agg(done.provider),
@@ -142,9 +144,9 @@ begin
             as given (id, claim, class, message, detail, retry_after, base_delay)
         cross join lateral dreamcut_error_policy(given.class) as policy
         join dreamcut_jobs job on job.id = given.id
-        where job.worker_id = p_worker
-            and job.claims = given.claim
-            and job.status = 'processing'
+        where coalesce(
+            job.worker_id = p_worker and job.claims = given.claim and job.status = 'processing', false
+        )
         for no key update of job
     ), failed as (
         update dreamcut_jobs job
@@ -208,9 +210,9 @@ begin
             updated_at = now()
         from unnest(p_jobs, p_claims) as held (id, claim)
         where job.id = held.id
-            and job.worker_id = p_worker
-            and job.claims = held.claim
-            and job.status = 'processing'
+            and coalesce(
+                job.worker_id = p_worker and job.claims = held.claim and job.status = 'processing', false
+            )
         returning job.id, job.claims, job.attempts, job.started_at, job.type
     ), history as (
         insert into dreamcut_job_attempts (job, claim, attempt, worker_id, outcome, error_message, started_at)

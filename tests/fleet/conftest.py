@@ -47,7 +47,8 @@ def environment(database: str, tmp_path: Path) -> dict[str, str]:
         "STORAGE_DIR": str(tmp_path / "assets"),
         "STORAGE_BASE_URL": "http://127.0.0.1:9/files",
         "POLL_INTERVAL_S": "0.2",
-        "HEARTBEAT_S": "30",  # so that whatever happens at once was notified
+        "HEARTBEAT_S": "300",  # so that whatever happens at once was notified
+        "LEASE_S": "900",
     }
 
 

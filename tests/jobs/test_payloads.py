@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dreamcuts.errors import ConfigError, InvalidRequest
 from dreamcuts.jobs import composition, lipsync, video
+from dreamcuts.jobs.catalogue import FallbackEntry
 from dreamcuts.jobs.image import CATALOGUE as IMAGES
 from dreamcuts.jobs.image import ImagePayload
 from dreamcuts.jobs.lipsync import Inputs, LipSyncPayload
@@ -120,16 +121,10 @@ def test_an_unknown_model_names_the_known_ones() -> None:
 
 
 def test_a_payload_brings_its_own_chain() -> None:
-    entries = LipSyncPayload.model_validate(
-        {
-            "audioUrl": "a",
-            "videoUrl": "v",
-            "fallbackProviders": [
-                {"provider": "sync-lipsync-v2", "endpoint": "fal-ai/sync-lipsync/v2"},
-                {"provider": "nobody", "endpoint": "x/y"},
-            ],
-        }
-    ).fallback_providers
+    entries = [
+        FallbackEntry(provider="sync-lipsync-v2", endpoint="fal-ai/sync-lipsync/v2"),
+        FallbackEntry(provider="nobody", endpoint="x/y"),
+    ]
     choices = lipsync.CATALOGUE.choices("veed", "veed/lipsync", entries)
 
     assert [choice.endpoint for choice in choices] == ["veed/lipsync", "fal-ai/sync-lipsync/v2", "x/y"]

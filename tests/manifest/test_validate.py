@@ -185,3 +185,125 @@ def test_sounds_and_music_must_lie_within_the_film() -> None:
     assert "audio.sfx[0].sceneId 'ghost' is not a scene (s1)" in text
     assert "audio.sfx[1].startAt is 50" in text
     assert "audio.music.cueMap.m.startSec is 60" in text
+
+
+def test_one_malformed_field_does_not_hide_the_rest() -> None:
+    manifest = film({}, {"musicCue": "nope", "narration": 5}, {"durationSeconds": 4})
+    manifest["metadata"] |= {"durationSeconds": 30, "aspectRatio": "21:9"}
+    manifest["audio"] = {"sfx": [{"id": "x", "cue": "boom", "sceneId": "ghost", "promptInfluence": "much"}]}
+    manifest["jobs"] = [job("a", "lost", payload={"text": "{{job_result:ghost}}"}), job("b", payload=[])]
+    problems = check_manifest(manifest, payload_models=models())
+    for start in (
+        "metadata.aspectRatio is '21:9'",
+        "scenes[1].narration is 5",
+        "audio.sfx[0].promptInfluence is 'much'",
+        "metadata.durationSeconds is 30, but the scenes add up to 14 s",
+        "scenes[1].musicCue 'nope' is not in audio.music.cueMap",
+        "audio.sfx[0].sceneId 'ghost' is not a scene",
+        "jobs[1].payload is []",
+        "jobs[0] a.dependsOn names 'lost'",
+        "jobs[0] a.payload.text names 'ghost'",
+        "jobs[0] a.payload.voiceId: field required",
+    ):
+        assert any(problem.startswith(start) for problem in problems), (start, problems)
+
+
+def test_a_missing_voice_is_listed_beside_a_malformed_field() -> None:
+    manifest = film({"startAtSec": "soon"}, audio={})
+    manifest["audio"] = {"ttsDefaults": {}}
+    problems = check_manifest(manifest, payload_models=models())
+    assert [problem.split(" ")[0] for problem in problems] == [
+        "scenes[0].startAtSec",
+        "scenes[0].tts.voiceId",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("metadata",), None),
+        (("metadata", "durationSeconds"), "long"),
+        (("scenes",), []),
+        (("scenes",), "none"),
+        (("scenes", 0), "a scene"),
+        (("scenes", 0, "id"), ["s1"]),
+        (("scenes", 0, "id"), None),
+        (("scenes", 0, "durationSeconds"), "long"),
+        (("scenes", 0, "durationSeconds"), 10**400),
+        (("scenes", 0, "narration"), 7),
+        (("scenes", 0, "tts"), "loud"),
+        (("scenes", 0, "visuals"), 1),
+        (("scenes", 0, "visuals", 0), "x"),
+        (("scenes", 0, "visuals", 0, "lipSync"), "yes please"),
+        (("assets",), []),
+        (("assets", "img_s1"), "x"),
+        (("assets", "img_s1", "source"), "moon"),
+        (("assets", "img_s1", "originUrl"), 5),
+        (("audio",), "loud"),
+        (("audio", "ttsDefaults"), []),
+        (("audio", "ttsDefaults", "voiceId"), 4),
+        (("audio", "ttsDefaults", "stability"), "wild"),
+        (("audio", "music", "cueMap"), []),
+        (("audio", "music", "cueMap", "m"), "x"),
+        (("audio", "music", "cueMap", "m", "instruments"), ["drum", 5]),
+        (("audio", "sfx"), {}),
+        (("audio", "sfx", 0), "boom"),
+        (("audio", "sfx", 0, "id"), 5),
+        (("audio", "sfx", 0, "cue"), None),
+        (("effects",), 1),
+        (("render",), []),
+        (("jobs",), {"a": 1}),
+        (("jobs",), "all"),
+    ],
+)
+def test_a_malformed_part_is_the_only_problem_of_a_manifest_that_is_well_otherwise(
+    where: tuple[Any, ...], value: Any
+) -> None:
+    manifest = film({"musicCue": "m"}, {})
+    manifest["audio"] |= {
+        "music": {"cueMap": {"m": {"mood": "calm"}}},
+        "sfx": [{"id": "bang", "cue": "boom", "sceneId": "s1"}],
+    }
+    assert check_manifest(manifest, payload_models=models()) == []
+    parent: Any = manifest
+    for part in where[:-1]:
+        parent = parent[part]
+    parent[where[-1]] = value
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:]
+
+    problems = check_manifest(manifest, payload_models=models())
+
+    assert problems
+    assert all(problem.startswith(name) for problem in problems), problems
+
+
+def test_a_wrong_id_or_dependency_is_a_problem_and_not_an_exception() -> None:
+    jobs = [job("a", payload={"url": "{{job_result:b}}"}) | {"dependsOn": [{"b": 1}]}, job("b", "c")]
+    text = "\n".join(check_manifest(film({"visuals": []}), jobs))
+    assert "jobs[0].dependsOn is [{'b': 1}]; write a list of job ids" in text
+    assert "b.dependsOn names 'c'" in text
+    assert "dependsOn does not name it" not in text
+
+
+def test_jobs_keep_their_number_after_one_that_is_none() -> None:
+    text = "\n".join(check_manifest(film({"visuals": []}), ["x", job("a", "ghost")]))  # type: ignore[list-item]
+    assert "jobs[1] a.dependsOn names 'ghost'" in text
+
+
+def test_a_duplicate_id_does_not_hide_a_circle() -> None:
+    for jobs in ([job("a", "b"), job("b", "a"), job("a")], [job("a"), job("b", "a"), job("a", "b")]):
+        problems = check_manifest(film({"visuals": []}), jobs)
+        assert any("jobs[].id 'a' is used 2 times" in problem for problem in problems)
+        assert any("circle" in problem and "a -> b -> a" in problem for problem in problems)
+
+
+def test_a_problem_of_a_payload_reads_like_one_of_ours() -> None:
+    jobs = [
+        job("i", type="gen_image_falai", payload={"prompt": " ", "imageSize": "huge", "model": "nope"}),
+    ]
+    problems = check_manifest(film({"visuals": []}), jobs, payload_models=models())
+    assert len(problems) == 3
+    assert problems[0] == "jobs[0] i.payload.prompt is ' ': is blank: say what the picture shows."
+    assert problems[1].startswith("jobs[0] i.payload.model: 'nope' is no image model. Known: flux-srpo (")
+    assert problems[2].startswith("jobs[0] i.payload.imageSize: 'huge' is no image size; give one of ")
+    assert "Value error" not in "".join(problems) and ".." not in "".join(problems)
