@@ -113,8 +113,13 @@ def _cycles(links: Mapping[str, Sequence[str]]) -> list[list[str]]:
     return cycles
 
 
-def placeholder_problems(model: Manifest, listed: Sequence[ListedJob]) -> Iterable[str]:
-    """Templates that could never be resolved, or that could be reached before what they name is made."""
+def placeholder_problems(
+    model: Manifest, listed: Sequence[ListedJob], makers_known: bool = True
+) -> Iterable[str]:
+    """Templates that could never be resolved, or that could be reached before what they name is made.
+
+    Without `makers_known`, a job that cannot be read may make any asset.
+    """
     links = _links(listed)
     specs = [job.spec for job in listed]
     for job in listed:
@@ -126,6 +131,8 @@ def placeholder_problems(model: Manifest, listed: Sequence[ListedJob]) -> Iterab
             if kind == "asset_url" and asset is not None and asset.origin_url:
                 continue
             makers = makers if kind == "asset_url" else {name} & set(links)
+            if not makers and kind == "asset_url" and not makers_known:
+                continue
             if not makers:
                 options = links if kind == "job_result" else model.assets
                 what = "job" if kind == "job_result" else "asset that a job makes or a user brought"

@@ -112,7 +112,8 @@ def _stand_in(data: dict[str, Any], place: Place, parent: Any) -> Any:
             return _STAND_IN_S
         case ("scenes", int(), "id") | ("audio", "sfx", int(), "id" | "cue"):
             given = parent.get(place[-1])
-            return str(given) if isinstance(given, int | float) else path(place[:-1])
+            # By this name `mentions` knows what follows from it, such as references to the id.
+            return str(given) if isinstance(given, int | float) else path(place)
         case ("audio", "sfx", int()):
             return {"id": path(place), "cue": "?"}
         case ("assets", _):
@@ -120,7 +121,7 @@ def _stand_in(data: dict[str, Any], place: Place, parent: Any) -> Any:
         case ("assets", _, "originUrl"):
             return _URL
         case ("audio", "music", "cueMap", _):
-            return {}
+            return {"prompt": "?"}
     return None
 
 

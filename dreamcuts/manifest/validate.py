@@ -66,14 +66,16 @@ def check_manifest(
     elif model is not None and jobs is None and not given:
         later += _derivation_problems(model)
         listed = [ListedJob(number, spec) for number, spec in enumerate(decompose(model))]
+    all_read = not given or (isinstance(given, list | tuple) and len(listed) == len(given))
+    makers_known = all_read and not any("payload" in job.unread for job in listed)
     if model is not None:
         later += _flag_problems(model)
         later += _time_problems(model, *lengths_are_known(broken))
         later += _identity_problems(model)
-        later += _reference_problems(model, [job.spec for job in listed])
+        later += _reference_problems(model, listed, makers_known)
     later += job_problems(listed)
     if model is not None:
-        later += placeholder_problems(model, listed)
+        later += placeholder_problems(model, listed, makers_known)
     for job in listed:
         payload_model = (payload_models or {}).get(job.spec.type)
         if payload_model is not None and "payload" not in job.unread:
@@ -183,8 +185,9 @@ def _identity_problems(model: Manifest) -> Iterable[str]:
                 yield f"{where}.{key}.id is {own!r}; write {key!r}, the key that it stands under."
 
 
-def _reference_problems(model: Manifest, specs: Sequence[JobSpec]) -> Iterable[str]:
-    made = {spec.payload.get(key) for spec in specs for key in PRODUCES}
+def _reference_problems(model: Manifest, listed: Sequence[ListedJob], makers_known: bool) -> Iterable[str]:
+    """Names that stand for nothing. Without `makers_known`, a job that cannot be read may make any asset."""
+    made = [job.spec.payload.get(key) for job in listed for key in PRODUCES]
     scene_ids = [scene.id for scene in model.scenes]
     for number, scene in enumerate(model.scenes):
         if scene.music_cue and scene.music_cue not in model.audio.music.cue_map:
@@ -199,7 +202,7 @@ def _reference_problems(model: Manifest, specs: Sequence[JobSpec]) -> Iterable[s
                 continue
             if asset is None:
                 yield f"{where} is not in assets ({names(model.assets)}); add it there or correct the name."
-            elif not asset.origin_url:
+            elif not asset.origin_url and makers_known:
                 way_out = "add a job that makes it" if asset.source == "generated" else "upload it first"
                 yield f"{where} has no originUrl and no job makes it; {way_out}."
     for number, sound in enumerate(model.audio.sfx):

@@ -91,7 +91,12 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_what_others_have_fin
     crashing_postgres.crash()
     for worker in workers:
         worker.wait_for(SUSPENDED)  # the steps ended before; their outcomes are held
+    first, second = workers
+    second.send(signal.SIGSTOP)  # it comes back a little later than the first
     crashing_postgres.come_back()
+    first.wait_for(BACK)
+    time.sleep(LEASE_S / 2)
+    second.send(signal.SIGCONT)
     queue = again()
     wait_until(lambda: all(queue.job(job)["completed_at"] for job in jobs), "the outcomes")
     assert {queue.job(job)["claims"] for job in jobs} == {1}

@@ -128,6 +128,14 @@ def test_wrong_setting_is_named(run: Run) -> None:
     assert "HEALTH_CHECK_PORT" in line and "MAX_CONCURRENT_JOBS" in line
 
 
+def test_a_setting_of_a_few_words_names_them(run: Run) -> None:
+    result = run("work", LOG_FORMAT="xml", PRICE_MISSING="maybe")
+    assert result.exit_code == 2
+    line = one_line(result.stderr)
+    assert "LOG_FORMAT: Input should be 'text' or 'json'" in line
+    assert "PRICE_MISSING: Input should be 'allow' or 'refuse'" in line
+
+
 def test_unknown_references(here: Run) -> None:
     for reference, says in (
         ("no-such", "is no job id"),
@@ -153,6 +161,31 @@ def test_payload_that_does_not_validate_is_refused(here: Run, connection: psycop
     assert result.exit_code == 1
     assert "durationSeconds" in one_line(result.stderr)
     assert connection.execute("select count(*) from dreamcut_jobs").fetchone() == (0,)
+
+
+def test_what_is_wrong_with_a_payload_is_said_in_our_own_words(
+    here: Run, connection: psycopg.Connection
+) -> None:
+    result = here("enqueue", "image", "--payload", '{"prompt": " ", "endpoint": "fal-ai/nope"}')
+    assert result.exit_code == 1
+    line = one_line(result.stderr)
+    assert "prompt: is blank: say what the picture shows; endpoint: 'fal-ai/nope' is no image model. " in line
+    assert "Known: flux-srpo (fal-ai/flux/srpo), " in line and "Value error" not in line
+    assert connection.execute("select count(*) from dreamcut_jobs").fetchone() == (0,)
+
+
+def test_a_manifest_with_an_unknown_model_is_refused(
+    here: Run, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    manifest = json.loads(EXAMPLE.read_text())
+    name = next(name for name, asset in manifest["assets"].items() if asset.get("source") == "generated")
+    manifest["assets"][name]["endpoint"] = "fal-ai/nope"
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(manifest))
+    result = here("submit", str(broken))
+    assert result.exit_code == 1
+    assert "payload.endpoint: 'fal-ai/nope' is no " in result.stderr and "Known: " in result.stderr
+    assert connection.execute("select count(*) from dreamcut_production_manifest").fetchone() == (0,)
 
 
 def test_manifest_lists_all_its_problems_and_nothing_is_written(

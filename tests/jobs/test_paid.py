@@ -259,7 +259,7 @@ async def test_a_step_over_the_cost_limit_is_skipped(studio: Any) -> None:
 
     assert result.data["endpoint"] == NANO
     assert result.data["fallbacks"][0]["reason"] == (
-        "skipped: would cost about $0.12, over the job's costLimit of $0.05"
+        "skipped: would cost about $0.1250, over the job's costLimit of $0.05"
     )
     assert posts(studio, SRPO) == 0
 

@@ -285,6 +285,12 @@ def test_a_wrong_id_or_dependency_is_a_problem_and_not_an_exception() -> None:
     assert "dependsOn does not name it" not in text
 
 
+def test_an_asset_id_that_is_no_text_is_left_to_the_payloads_model() -> None:
+    jobs = [job("i", type="gen_image_falai", payload={"prompt": "p", "assetId": ["img_s1"]})]
+    problems = check_manifest(film({}), jobs, payload_models=models())
+    assert any(problem.startswith("jobs[0] i.payload.assetId is ['img_s1']") for problem in problems)
+
+
 def test_jobs_keep_their_number_after_one_that_is_none() -> None:
     text = "\n".join(check_manifest(film({"visuals": []}), ["x", job("a", "ghost")]))  # type: ignore[list-item]
     assert "jobs[1] a.dependsOn names 'ghost'" in text

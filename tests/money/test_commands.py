@@ -67,6 +67,9 @@ def test_limits_are_set_changed_and_lifted(run: Run, ledger: Ledger) -> None:
         (["fal"], "Say what to limit: --concurrent, --per-minute or --daily-usd"),
         (["fall", "--concurrent", "1"], "There is no provider 'fall'. Did you mean 'fal'?"),
         (["fal", "--endpoint", "x", "--daily-usd", "1"], "--daily-usd is for a whole provider"),
+        (["fal", "--endpoint", "nope/nope", "--concurrent", "1"], "There is no endpoint of fal 'nope/nope'."),
+        (["fal", "--endpoint", "veed/lipsink", "--concurrent", "1"], "Did you mean 'veed/lipsync'? Known: "),
+        (["elevenlabs", "--endpoint", "tts", "--per-minute", "1"], "text-to-dialogue, text-to-speech"),
     ],
 )
 def test_what_cannot_be_a_limit_is_refused(
@@ -75,6 +78,21 @@ def test_what_cannot_be_a_limit_is_refused(
     result = run("providers", "limit", *arguments)
     assert result.exit_code == 2 and message in result.stderr
     assert ledger.rows("select 1 from dreamcut_providers") == []
+
+
+def test_an_endpoint_that_was_called_or_is_limited_can_be_limited(run: Run, ledger: Ledger) -> None:
+    """A plugin's job type may call what no catalogue of ours knows, and a plugin's provider has its own."""
+    worker, (held,) = ledger.held(1)
+    ledger.begin(worker, held, endpoint="acme/model")
+    result = run("providers", "limit", "fal", "--endpoint", "acme/model", "--concurrent", "2")
+    assert (result.exit_code, result.stdout) == (0, "fal acme/model: 2 calls at a time\n")
+    ledger.run("delete from dreamcut_provider_calls")
+    assert run("providers", "limit", "fal", "--endpoint", "acme/model", "--concurrent", "none").exit_code == 0
+    for endpoint in ("veed/fabric-1.0", "veed/lipsync/v2"):
+        assert run("providers", "limit", "fal", "--endpoint", endpoint, "--concurrent", "1").exit_code == 0
+    ledger.run("select dreamcut_limit_provider('acme', '{\"maxConcurrent\": 3}')")
+    result = run("providers", "limit", "acme", "--endpoint", "anything", "--concurrent", "1")
+    assert (result.exit_code, result.stdout) == (0, "acme anything: 1 calls at a time\n")
 
 
 def test_pause_and_resume(run: Run, ledger: Ledger) -> None:
