@@ -11,8 +11,13 @@
 --
 -- A job that is not here, and has not ended, runs, waits for a time, or waits for one that does.
 -- Cost: the waits that are open and the index of ready jobs, whatever the history: 0.2 s with 30,000 waits among
--- 280,000 jobs. With so many, Postgres' JIT compiler takes ten times as long as the query: `set jit = off` first.
-create or replace view dreamcut_stuck_jobs as
+-- 280,000 jobs. A function, because only that can do without Postgres' JIT compiler, which takes ten times as long
+-- as the query.
+create or replace function dreamcut_find_stuck_jobs() returns table (
+    id uuid, manifest_id uuid, job_id text, type text, status text, priority int, created_at timestamptz,
+    code text, reason text
+)
+language sql stable set search_path = public, pg_temp set jit = off as $$
 with recursive live as materialized (
     select worker.types, worker.providers
     from dreamcut_workers worker
@@ -151,7 +156,13 @@ from (
     from listed
     order by listed.job, listed.rank
 ) first
-cross join lateral (select whole.* from dreamcut_jobs whole where whole.id = first.job offset 0) job;
+cross join lateral (select whole.* from dreamcut_jobs whole where whole.id = first.job offset 0) job
+$$;
+
+create or replace view dreamcut_stuck_jobs as
+select stuck.id, stuck.manifest_id, stuck.job_id, stuck.type, stuck.status, stuck.priority, stuck.created_at,
+    stuck.code, stuck.reason
+from dreamcut_find_stuck_jobs() stuck;
 
 comment on view dreamcut_stuck_jobs is
     'Jobs that wait for something that will not come by itself, one row each: code and reason.';
