@@ -8,16 +8,27 @@
 -- statement after the lock has a snapshot of its own (READ COMMITTED, the functions are volatile).
 -- A claim takes no such lock, and waits for nothing.
 
+-- Lock these manifests.
+-- Called by dreamcut_lock_manifests and dreamcut_complete_jobs.
+-- Locks: dreamcut_production_manifest, in the order of id.
+create or replace function dreamcut_lock_manifest_rows(p_manifests uuid[]) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+    perform manifest.id
+    from dreamcut_production_manifest manifest
+    where manifest.id = any (p_manifests)
+    order by manifest.id
+    for no key update;  -- not FOR UPDATE: inserting a job holds FOR KEY SHARE for its foreign key
+end $$;
+
 -- Lock the manifests of these jobs.
 -- Called by every function below that settles jobs. Locks: dreamcut_production_manifest, in the order of id.
 create or replace function dreamcut_lock_manifests(p_jobs uuid[]) returns void
 language plpgsql set search_path = public, pg_temp as $$
 begin
-    perform manifest.id
-    from dreamcut_production_manifest manifest
-    where manifest.id in (select job.manifest_id from dreamcut_jobs job where job.id = any (p_jobs))
-    order by manifest.id
-    for no key update;  -- not FOR UPDATE: inserting a job holds FOR KEY SHARE for its foreign key
+    perform dreamcut_lock_manifest_rows(array(
+        select job.manifest_id from dreamcut_jobs job where job.id = any (p_jobs) and job.manifest_id is not null
+    ));
 end $$;
 
 -- Lock those manifests of these jobs that nobody else has locked, and return them. For maintenance, which must

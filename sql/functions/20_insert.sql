@@ -1,10 +1,18 @@
 -- What happens when jobs are inserted, whoever inserts them: supabase-js, psql, a function of this schema.
 -- The triggers run with the rights of their owner, so a producer needs no more than INSERT on the two tables.
 
--- Complete a row that has dependencies, or nulls where PostgREST filled in columns that another row of the
--- same bulk insert has. Rows with neither do not come here (see the trigger's condition).
+-- Complete a row that belongs to a manifest (its turn, its dependencies), or that has nulls where PostgREST
+-- filled in columns that another row of the same bulk insert has. Others do not come here (see the trigger's
+-- condition).
 create or replace function dreamcut_prepare_job() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
+declare
+    -- How much later each further job of a manifest counts as come, in microseconds: a minute. Jobs of one type and
+    -- priority run in the order of their turn, so the tenth job of a large manifest lets those pass that come within
+    -- the next ten minutes. A small film behind a huge one gets its share at once, and no job waits for ever,
+    -- since time overtakes every turn.
+    v_step constant bigint := 60000000;
+    v_place int;
 begin
     new.job_id := coalesce(new.job_id, 'job_' || gen_random_uuid());
     new.status := coalesce(new.status, 'pending');
@@ -26,6 +34,22 @@ begin
         new.unmet_dependencies :=
             (select count(distinct dependency) from unnest(new.depends_on) as dependency where dependency is not null);
     end if;
+    if new.manifest_id is not null then
+        -- The job's place in its manifest: counted from row to row in settings of this transaction, and begun with
+        -- what the manifest had before. Two that insert at once may count the same; that costs nobody anything.
+        if current_setting('dreamcuts.inserting', true) = new.manifest_id::text then
+            v_place := current_setting('dreamcuts.inserted')::int;
+        else
+            select manifest.total_jobs into v_place
+            from dreamcut_production_manifest manifest
+            where manifest.id = new.manifest_id;
+            v_place := coalesce(v_place, 0);  -- a manifest that does not exist: the foreign key says it
+            perform set_config('dreamcuts.inserting', new.manifest_id::text, true);
+        end if;
+        perform set_config('dreamcuts.inserted', (v_place + 1)::text, true);
+        new.turn := coalesce(new.turn, (extract(epoch from clock_timestamp()) * 1000000)::bigint)
+            + v_place * v_step;
+    end if;
     return new;
 end $$;
 
@@ -33,7 +57,8 @@ create or replace trigger dreamcut_jobs_prepare
 before insert on dreamcut_jobs
 for each row
 when (
-    new.depends_on <> '{}'
+    new.manifest_id is not null
+    or new.depends_on <> '{}'
     or num_nulls(new.job_id, new.status, new.priority, new.payload, new.depends_on, new.retry_policy,
                  new.max_attempts, new.attempts, new.metadata, new.created_at, new.updated_at) > 0
 )
@@ -141,14 +166,17 @@ execute function dreamcut_leave_jobs();
 
 -- The producer changes a payload after the insert (the render job's); say when. The queue's own statements
 -- do not set these columns and so do not come here.
+-- AFTER, although that takes a second update: a BEFORE trigger of any column would lock each row first, in each of the
+-- queue's own statements too (a twelfth of all that a job writes to the log).
 create or replace function dreamcut_touch_job() returns trigger
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql security definer set search_path = public, pg_temp as $$
 begin
-    new.updated_at := now();
-    return new;
+    update dreamcut_jobs job set updated_at = now() where job.id = new.id and job.updated_at is distinct from now();
+    return null;
 end $$;
 
-create or replace trigger dreamcut_jobs_touch
-before update of payload, priority, tags, metadata on dreamcut_jobs
+drop trigger if exists dreamcut_jobs_touch on dreamcut_jobs;
+create trigger dreamcut_jobs_touch
+after update of payload, priority, tags, metadata on dreamcut_jobs
 for each row
 execute function dreamcut_touch_job();

@@ -26,7 +26,14 @@ end $$;
 -- pg_column_size costs nothing; so payloads that cannot be over any sensible limit do not come here. (A compressed
 -- one may be a hundred times as long as its size.)
 create or replace trigger dreamcut_jobs_check_payload
-before insert or update of payload on dreamcut_jobs
+before insert on dreamcut_jobs
+for each row
+when (pg_column_size(new.payload) > 4096)
+execute function dreamcut_check_payload();
+
+-- AFTER, for the reason given at dreamcut_jobs_touch.
+create or replace trigger dreamcut_jobs_check_new_payload
+after update of payload on dreamcut_jobs
 for each row
 when (pg_column_size(new.payload) > 4096)
 execute function dreamcut_check_payload();

@@ -30,17 +30,23 @@ begin
     return v_count;
 end $$;
 
--- Claim up to p_slots[i] ready jobs of p_types[i]: the most urgent first, then the oldest.
+-- Claim up to p_slots[i] ready jobs of p_types[i]: the most urgent first, then those whose turn is earliest.
 -- Each type is one short range of dreamcut_jobs_ready_idx, with its own limit and lock; `type = any (...)`
 -- would sort the whole backlog. Two workers never get the same job, and neither waits for the other.
+-- p_after_urgency[i] and p_after_turn[i] are where to begin: a worker that gets through thousands of jobs a second
+-- goes on from the last one that it got. What was claimed before stays in the index until a vacuum, and while any
+-- session holds an old snapshot no vacuum can remove it: without a place to begin, each claim would walk over all
+-- of it. Null begins with the most urgent; a worker does that often, because jobs come back, come late, and overtake.
 -- attempts counts here, so that a job that kills its worker runs out of attempts too.
 -- While a provider is limited or paused, jobs that would only wait for it are left (dreamcut_open_slots).
 -- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
 -- jobs while this claim is under way.
-create or replace function dreamcut_claim_jobs(p_worker uuid, p_types text[], p_slots int[])
+create or replace function dreamcut_claim_jobs(
+    p_worker uuid, p_types text[], p_slots int[], p_after_urgency int[] default null, p_after_turn bigint[] default null
+)
 returns table (
     id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
-    claims int, metadata jsonb, retry_policy jsonb
+    claims int, metadata jsonb, retry_policy jsonb, urgency int, turn bigint
 )
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
@@ -66,18 +72,7 @@ begin
     end if;
 
     return query
-    with picked as materialized (
-        select next.id
-        from unnest(p_types, v_slots) as lane (type, slots)
-        cross join lateral (
-            select job.id
-            from dreamcut_jobs job
-            where job.ready and job.type = lane.type
-            order by job.priority desc, job.seq
-            limit lane.slots
-            for no key update skip locked
-        ) next
-    ), claimed as (
+    with claimed as (
         update dreamcut_jobs job
         set status = 'processing',
             worker_id = p_worker,
@@ -85,9 +80,25 @@ begin
             claims = job.claims + 1,
             started_at = now(),
             updated_at = now()
-        -- As an array: joined to `picked`, of which Postgres expects far too many rows, a deep queue is read whole.
-        where job.id = any (array(select picked.id from picked))
-        returning job.*
+        -- By their places in the table, which the locks hold still: no second way through an index. (A job that
+        -- somebody changed between our snapshot and the lock is not found there, and is left for the next claim.)
+        where job.ctid = any (array(
+            select next.ctid
+            from unnest(p_types, v_slots, p_after_urgency, p_after_turn) as lane (type, slots, urgency, turn)
+            cross join lateral (
+                select job.ctid
+                from dreamcut_jobs job
+                where job.ready
+                    and job.type = lane.type
+                    and (~job.priority, job.turn)
+                        >= (coalesce(lane.urgency, -2147483648), coalesce(lane.turn, -9223372036854775808))
+                order by ~job.priority, job.turn
+                limit lane.slots
+                for no key update skip locked
+            ) next
+        ))
+        returning job.id, job.manifest_id, job.job_id, job.type, job.payload, job.attempts, job.max_attempts,
+            job.claims, job.metadata, job.retry_policy, ~job.priority as urgency, job.turn
     ), started as (
         -- SKIP LOCKED, because a claim holds locks of jobs and must not wait for a manifest's: whoever holds
         -- that is settling jobs, and the next claim says it.
@@ -103,8 +114,5 @@ begin
             for no key update skip locked
         )
     )
-    select claimed.id, claimed.manifest_id, claimed.job_id, claimed.type, claimed.payload, claimed.attempts,
-        claimed.max_attempts, claimed.claims, claimed.metadata, claimed.retry_policy
-    from claimed
-    order by claimed.priority desc, claimed.seq;
+    select claimed.* from claimed order by claimed.urgency, claimed.turn;
 end $$;

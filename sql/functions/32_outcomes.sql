@@ -7,8 +7,10 @@
 -- Locks: the jobs' manifests, then the jobs, then what waits for them. Raises lock_not_available when somebody
 -- holds a manifest for long (a producer's open transaction): the worker then writes the other manifests' jobs
 -- first. Sorted ids keep jobs without a manifest in one lock order.
+-- p_manifests are the jobs' manifests, from the claim; without it they are looked up.
 create or replace function dreamcut_complete_jobs(
-    p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[]
+    p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[],
+    p_manifests uuid[] default null
 ) returns uuid[]
 language plpgsql set search_path = public, pg_temp set lock_timeout = '2s' as $$
 declare
@@ -16,8 +18,13 @@ declare
     v_types text[];
     v_providers text[];
     v_run_ms bigint[];
+    v_manifests uuid[];
 begin
-    perform dreamcut_lock_manifests(p_jobs);
+    if p_manifests is null then
+        perform dreamcut_lock_manifests(p_jobs);
+    elsif p_manifests <> '{}' then
+        perform dreamcut_lock_manifest_rows(p_manifests);
+    end if;
     with done as (
         update dreamcut_jobs job
         set status = 'completed',
@@ -35,18 +42,21 @@ begin
             and coalesce(
                 job.worker_id = p_worker and job.claims = outcome.claim and job.status = 'processing', false
             )
-        returning job.id, job.type, outcome.result ->> 'provider' as provider, job.processing_time_ms
+        returning job.id, job.manifest_id, job.type, outcome.result ->> 'provider' as provider,
+            job.processing_time_ms
     )
     select coalesce(array_agg(done.id), '{}'), array_agg(done.type), array_agg(done.provider),
-        array_agg(done.processing_time_ms)
-    into v_done, v_types, v_providers, v_run_ms
+        array_agg(done.processing_time_ms), array_agg(done.manifest_id) filter (where done.manifest_id is not null)
+    into v_done, v_types, v_providers, v_run_ms, v_manifests
     from done;
     if v_types is not null then
         perform dreamcut_note_outcomes(
             v_types, v_providers, array_fill('completed'::text, array[cardinality(v_types)]), null, v_run_ms
         );
     end if;
-    perform dreamcut_settle(v_done);
+    if v_manifests is not null then  -- nobody can wait for a job without a manifest
+        perform dreamcut_settle(v_done);
+    end if;
     if cardinality(v_done) < cardinality(p_jobs) then
         v_done := v_done || array(
             select job.id

@@ -1,5 +1,5 @@
--- The tables. All names are the producer's; what the queue adds of its own has a default, so that the
--- producer's inserts stay as they are.
+-- The tables. All names are the producer's; what the queue adds of its own (in dreamcut_jobs: seq, turn, claims,
+-- unmet_dependencies, error_class, ready) has a default, so that the producer's inserts stay as they are.
 
 create table dreamcut_schema (
     number      int primary key,
@@ -47,40 +47,44 @@ create index dreamcut_production_manifest_rendering_idx on dreamcut_production_m
 create index dreamcut_production_manifest_user_idx on dreamcut_production_manifest (user_id, created_at desc);
 
 create table dreamcut_jobs (
+    -- What a claim and an outcome change stands at the end, behind what they leave as it is: an update's log record
+    -- holds what lies between the first and the last byte that changed, so never the payload.
     id                   uuid primary key default gen_random_uuid(),
     manifest_id          uuid references dreamcut_production_manifest (id) on delete cascade,
+    created_at           timestamptz not null default now(),
+    seq                  bigint generated always as identity,  -- order of arrival
+    -- When it is the job's turn among those of its type and priority: microseconds since 1970 at the insert, and
+    -- later for the later jobs of a manifest (functions/20_insert.sql).
+    turn                 bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    priority             int not null default 5,
+    max_attempts         int not null default 3,
     job_id               text not null default 'job_' || gen_random_uuid(),
     type                 text not null,
-    status               text not null default 'pending',
-    priority             int not null default 5,
     payload              jsonb not null default '{}',
     depends_on           text[] not null default '{}',
     retry_policy         jsonb not null default '{}',
-    max_attempts         int not null default 3,
-    attempts             int not null default 0,    -- counted at the claim
-    result               jsonb,
-    output_url           text,
-    error_message        text,
     tags                 text[],
     metadata             jsonb not null default '{}',
     estimated_cost_usd   numeric,
-    worker_id            uuid,                      -- the incarnation that runs it
-    next_retry_at        timestamptz,               -- not before this time; null once it has come
-    processing_time_ms   bigint,
-    created_at           timestamptz not null default now(),
-    updated_at           timestamptz not null default now(),
-    started_at           timestamptz,
-    completed_at         timestamptz,
-    -- The queue's own:
-    seq                  bigint generated always as identity,  -- order of arrival
+
+    status               text not null default 'pending',
+    attempts             int not null default 0,    -- counted at the claim
     claims               int not null default 0,    -- numbers the claims; with worker_id the fence of an outcome
     unmet_dependencies   int not null default 0,    -- rows in dreamcut_job_dependencies
+    worker_id            uuid,                      -- the incarnation that runs it
+    next_retry_at        timestamptz,               -- not before this time; null once it has come
+    started_at           timestamptz,
+    updated_at           timestamptz not null default now(),
+    completed_at         timestamptz,
+    processing_time_ms   bigint,
+    result               jsonb,
+    output_url           text,
     error_class          text,
+    error_message        text,
     -- Derived, so that no statement can forget it. It turns false at the claim and stays false when the job
     -- finishes: no index depends on `status`, and finishing a job can be a HOT update.
     ready                boolean not null generated always as
         (status = 'pending' and unmet_dependencies = 0 and next_retry_at is null) stored,
-    constraint dreamcut_jobs_manifest_id_job_id_key unique (manifest_id, job_id),
     constraint dreamcut_jobs_status_check
         check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
     constraint dreamcut_jobs_type_check check (type <> ''),
@@ -92,15 +96,23 @@ create table dreamcut_jobs (
     constraint dreamcut_jobs_metadata_check check (jsonb_typeof(metadata) = 'object')
 )
 with (
-    fillfactor = 70,
-    -- Every job's row is updated twice; dead versions must go before the table grows around them.
+    -- Every job's row is updated twice. With half of the page free, both new versions find room beside the old one:
+    -- the second update is HOT, and the log holds only what changed.
+    fillfactor = 50,
+    -- Dead versions must go before the table grows around them.
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0
 );
 
 -- The claim's order: one short range of this index for each type. Blocked, delayed, running and finished
 -- jobs are not in it, however many there are.
-create index dreamcut_jobs_ready_idx on dreamcut_jobs (type, priority desc, seq) where ready;
+-- ~priority orders as -priority does, and never overflows: with both columns ascending, a claim can go on from
+-- where the last one ended by comparing the pair.
+create index dreamcut_jobs_ready_idx on dreamcut_jobs (type, (~priority), turn) where ready;
+
+-- The producer's names, once in a manifest. Jobs without a manifest need no entry, and every claim would pay for it.
+create unique index dreamcut_jobs_manifest_id_job_id_key on dreamcut_jobs (manifest_id, job_id)
+    where manifest_id is not null;
 
 -- Delayed jobs by the time when they come due. A claim sets next_retry_at to null before it looks.
 create index dreamcut_jobs_delayed_idx on dreamcut_jobs (next_retry_at) where next_retry_at is not null;

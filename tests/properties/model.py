@@ -14,7 +14,7 @@ FREE = {"rate_limited"}
 
 @dataclass
 class ModelJob:
-    """One job. `waits` are the names of the dependencies that are not met."""
+    """One job. `waits` are the names of the dependencies that are not met; `place` is that in its manifest."""
 
     id: UUID
     manifest: UUID
@@ -24,6 +24,7 @@ class ModelJob:
     priority: int
     seq: int
     max_attempts: int
+    place: int = 0
     waits: set[str] = field(default_factory=set)
     status: str = "pending"
     delayed: bool = False
@@ -64,14 +65,17 @@ class Model:
     def insert(self, jobs: Iterable[ModelJob]) -> None:
         new = list(jobs)
         for job in new:
+            job.place = sum(1 for other in self.jobs.values() if other.manifest == job.manifest)
             job.waits = set(job.depends_on)
             self.jobs[job.id] = job
         manifests = {job.manifest for job in new}
         self._settle([job for job in self.jobs.values() if job.manifest in manifests and job.status in ENDED])
 
     def claim(self, worker: UUID, slots: int) -> list[UUID]:
+        # A place counts as a minute, and all of this takes less.
         ready = sorted(
-            (job for job in self.jobs.values() if job.ready), key=lambda job: (-job.priority, job.seq)
+            (job for job in self.jobs.values() if job.ready),
+            key=lambda job: (-job.priority, job.place, job.seq),
         )
         for job in ready[:slots]:
             job.status, job.worker = "processing", worker

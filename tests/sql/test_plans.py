@@ -75,10 +75,11 @@ CLAIM = "select * from dreamcut_claim_jobs(%s, array['tts', 'image', 'video'], a
 def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue) -> None:
     worker = deep.worker(["tts", "image", "video"])
     found = plans(deep, CLAIM, worker)
-    (claim,) = [plan for plan in found if "with picked as materialized" in plan.split("->")[0]]
-    assert "Index Scan using dreamcut_jobs_ready_idx" in claim
-    sorted_before_the_lock = claim.split("CTE picked")[1].split("CTE claimed")[0]
-    assert "Sort" not in sorted_before_the_lock
+    (claim,) = [plan for plan in found if "with claimed as (" in plan.split("->")[0]]
+    assert "Tid Scan on dreamcut_jobs" in claim
+    picking = claim.split("InitPlan")[1].split("Tid Scan")[0]
+    assert "Index Scan using dreamcut_jobs_ready_idx" in picking and "Index Cond" in picking
+    assert "Sort" not in picking
     for plan in found:
         assert "Seq Scan on dreamcut_jobs" not in plan
         assert most_rows(plan) <= 60, plan
