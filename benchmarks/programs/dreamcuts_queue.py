@@ -15,6 +15,7 @@ from dreamcuts.bench.noop import DEFAULT_SLOTS, noop_worker
 from dreamcuts.client import Client
 from dreamcuts.db.migrate import migrate
 from dreamcuts.db.sql import query
+from dreamcuts.processes import calm_the_collector
 from dreamcuts.worker.worker import Worker
 
 TYPES = list(DEFAULT_SLOTS)
@@ -49,6 +50,7 @@ class DreamCuts:
         slots = {name: int(options.get("slots", usual)) for name, usual in DEFAULT_SLOTS.items()}
         with tempfile.TemporaryDirectory(prefix="dreamcuts-bench-") as folder:
             worker = noop_worker(dsn, slots, folder=folder, on_start=hit)
+            calm_the_collector()  # as `dreamcuts work` does
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_tell, worker, ready)
                 await worker.run()

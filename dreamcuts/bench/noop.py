@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobContext, Payload, Result
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 
 DEFAULT_SLOTS = {
     "bench_1": 3,

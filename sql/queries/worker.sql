@@ -19,12 +19,15 @@ select dreamcut_return_unheld(@worker::uuid, @held::uuid[]);
 select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
 
 -- name: claim_jobs :many
-select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy
-from dreamcut_claim_jobs(@worker::uuid, @types::text[], @slots::int[]);
+select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy, urgency, turn
+from dreamcut_claim_jobs(
+    @worker::uuid, @types::text[], @slots::int[], @after_urgency::int[], @after_turn::bigint[]
+);
 
 -- name: complete_jobs :scalar
+-- The results come as the JSON that they are: the client does not encode them a second time.
 select dreamcut_complete_jobs(
-    @worker::uuid, @jobs::uuid[], @claims::int[], @results::jsonb[], @output_urls::text[]
+    @worker::uuid, @jobs::uuid[], @claims::int[], @results::text[]::jsonb[], @output_urls::text[], @manifests::uuid[]
 );
 
 -- name: fail_jobs :many

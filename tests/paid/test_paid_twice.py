@@ -164,12 +164,12 @@ async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await until(lambda: posts(sandbox) == 1)
-        first = worker._attempts[job]
+        first = worker._slots.attempts[job]
         ledger.cancel(job)
         await until(lambda: first._stop_reason == "cancelled")
         ledger.retry(job)
         await completed(ledger, job)
-        await until(lambda: not worker._attempts)
+        await until(lambda: not worker._slots.attempts)
         worker.drain()
     assert ledger.job(job)["claims"] == 2
     assert [call["status"] for call in calls_of(ledger, job)] == ["succeeded"]
@@ -210,7 +210,7 @@ async def test_an_answer_is_not_waited_for_when_its_worker_is_gone_or_the_intent
 
 def _context(tools: Tools, worker: UUID, job: Any) -> Any:
     image_job: Any = load_job_types()["gen_image_falai"]
-    return Attempt(job, worker, image_job, tools)._context()
+    return Attempt(job, worker, image_job, tools)._make_context()
 
 
 # Beginning a call whose answer is lost

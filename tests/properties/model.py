@@ -14,7 +14,7 @@ FREE = {"rate_limited"}
 
 @dataclass
 class ModelJob:
-    """One job. `waits` are the names of the dependencies that are not met; `place` is that in its manifest."""
+    """One job. `waits` are the dependencies that are not met; `place` is its place in its manifest."""
 
     id: UUID
     manifest: UUID
