@@ -47,7 +47,8 @@ class DreamCuts:
         self._client.enqueue(TYPES[self._count % len(TYPES)], payload)
 
     async def work(self, dsn: str, options: Options, hit: Hit, ready: Callable[[], None]) -> None:
-        slots = {name: int(options.get("slots", usual)) for name, usual in DEFAULT_SLOTS.items()}
+        types = options.get("types", TYPES)
+        slots = {name: int(options.get("slots", DEFAULT_SLOTS[name])) for name in types}
         with tempfile.TemporaryDirectory(prefix="dreamcuts-bench-") as folder:
             worker = noop_worker(dsn, slots, folder=folder, on_start=hit)
             calm_the_collector()  # as `dreamcuts work` does

@@ -110,8 +110,20 @@ class Store:
         """Hand back what this incarnation holds in the database beyond `held`; returns those jobs."""
         return list(await self._value("return_unheld", worker=worker, held=[job.id for job in held]))
 
-    async def claim(self, worker: UUID, lookouts: Sequence[Lookout]) -> list[Job]:
-        """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first."""
+    async def look(self, types: Sequence[str]) -> tuple[list[str], float | None]:
+        """Types of which something is ready; seconds until the next delayed job comes due (None: none is)."""
+        (row,) = await self._run("look", types=list(types))
+        return list(row["ready"]), row["due_s"]
+
+    async def promote(self) -> int:
+        """Make ready what has come due; returns how many jobs."""
+        return int(await self._value("promote_jobs"))
+
+    async def claim(self, worker: UUID, lookouts: Sequence[Lookout], *, waits: bool = True) -> list[Job]:
+        """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first.
+
+        `waits`: the worker will sleep after this claim until it is woken, if only for some types.
+        """
         rows = await self._run(
             "claim_jobs",
             worker=worker,
@@ -119,6 +131,7 @@ class Store:
             slots=[lookout.jobs for lookout in lookouts],
             after_urgency=[lookout.after_urgency for lookout in lookouts],
             after_turn=[lookout.after_turn for lookout in lookouts],
+            waits=waits,
         )
         return [Job(*row) for row in rows]  # the columns of claim_jobs are the fields of Job
 

@@ -259,7 +259,7 @@ class Worker:
             self._changed = anyio.Event()
             worker = self._id
             try:
-                if await self._claim() is not None:
+                if await self._turn() is not None:
                     tries = 0
                     continue  # perhaps there is room for more
                 if self._options.until_idle and await self._is_idle():
@@ -277,32 +277,46 @@ class Worker:
                     await self._hurry.wait()
                 continue
             tries = 0
-            with anyio.move_on_after(self._appetite.seconds_to_poll()):
+            with anyio.move_on_after(self._appetite.seconds_to_look()):
                 await self._changed.wait()
+
+    async def _turn(self) -> int | None:
+        """Look and claim, as far as there is reason to; returns how many jobs a claim brought."""
+        if not self._may_claim():
+            await self._changed.wait()
+            return None
+        with anyio.CancelScope() as self._claim_scope:
+            await self._look()
+            return await self._claim()
+        return None  # draining; what a claim brought without our hearing of it is handed back when we leave
+
+    async def _look(self) -> None:
+        """See for ourselves whether something is ready, if it is time to."""
+        if self._appetite.seconds_to_look() > 0:
+            return
+        ready, due_s = await self._store.look(list(self._types))
+        self._outage.ended()
+        hears = self._listener is not None and self._listener.hears
+        self._appetite.looked(ready, due_s, hears=hears)
+        if due_s is not None and due_s <= 0 and not any(map(self._slots.room, self._types)):
+            await self._store.promote()  # we have no room for it; who has is woken
+
+    def _may_claim(self) -> bool:
+        return self._options.claim and self._is_registered and not self._is_suspended()
 
     async def _claim(self) -> int | None:
         """Make one claim, if there is reason to; returns how many jobs it brought."""
-        if not self._options.claim or self._is_suspended() or not self._is_registered:
-            await self._changed.wait()
-            return None
         worker = self._id
-        claimed: list[Job] = []
-        asked = None
-        with anyio.CancelScope() as self._claim_scope:
-            if self._claim_unsure:
-                # The last claim may have been committed although its answer never came: those jobs would be
-                # ours for as long as we live, and nobody would run them.
-                if returned := await self._store.return_unheld(worker, self._held()):
-                    log.warning("Handed back %d jobs whose claim was not answered", len(returned))
-                self._claim_unsure = False
-            if self._draining:
-                return None
-            asked = self._appetite.ask()
-            if asked is None:
-                return None
-            claimed = await self._store.claim(worker, asked.lookouts)
-        if asked is None or self._claim_scope.cancelled_caught:
-            return None  # draining; what it claimed without our hearing of it is handed back when we leave
+        if self._claim_unsure:
+            # The last claim may have been committed although its answer never came: those jobs would be
+            # ours for as long as we live, and nobody would run them.
+            if returned := await self._store.return_unheld(worker, self._held()):
+                log.warning("Handed back %d jobs whose claim was not answered", len(returned))
+            self._claim_unsure = False
+        asked = None if self._draining else self._appetite.ask()
+        if asked is None:
+            return None
+        claimed = await self._store.claim(worker, asked.lookouts, waits=asked.waits)
         self._observer.claimed(len(claimed), time.monotonic() - asked.at)
         self._outage.ended()
         if worker != self._id:
@@ -336,6 +350,9 @@ class Worker:
         self._say(settled)
         if self._listener is None or not self._listener.hears:
             self._appetite.heard()  # of what it freed, nobody else will tell
+            self._wake()
+        elif settled.next_retry_at is not None:
+            self._appetite.look_soon()  # for when it comes due
             self._wake()
         elif self._options.until_idle:
             self._wake()
@@ -519,6 +536,7 @@ class Worker:
     def _heard_jobs(self, job_type: str) -> None:
         if not job_type or job_type in self._types:
             self._appetite.heard(job_type)
+            self._appetite.look_soon()
             self._wake()
 
     def _heard_worker(self, worker: str) -> None:

@@ -112,11 +112,20 @@ begin
         where dependency is not null;
 
         -- Dependencies that had ended before, and inserted jobs that had: nobody else will tell the waiting.
-        select array_agg(distinct job.id) into v_ended
-        from dreamcut_job_dependencies wait
-        join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
-        where wait.manifest_id = any (v_manifests)
-            and job.status in ('completed', 'failed', 'cancelled');
+        -- What the manifest's other jobs wait for is left alone: a planner that inserts one at a time would read all
+        -- of it again each time.
+        select array_agg(ended.id) into v_ended
+        from (
+            select job.id
+            from inserted
+            join dreamcut_job_dependencies wait on wait.job = inserted.id
+            join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
+            where job.status in ('completed', 'failed', 'cancelled')
+            union
+            select inserted.id
+            from inserted
+            where inserted.manifest_id is not null and inserted.status in ('completed', 'failed', 'cancelled')
+        ) ended;
         if v_ended is not null then
             perform dreamcut_release_dependents(v_ended);
             perform dreamcut_fail_dependents(v_ended);
@@ -125,7 +134,11 @@ begin
     end if;
 
     perform dreamcut_notify_ready(
-        (select array_agg(distinct inserted.type) from inserted where inserted.ready)
+        -- Of what is scheduled for later, too: a worker that looks for work now and then must know when.
+        (
+            select array_agg(distinct inserted.type) from inserted
+            where inserted.ready or inserted.status = 'pending' and inserted.next_retry_at is not null
+        )
     );
     return null;
 end $$;
