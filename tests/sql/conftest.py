@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.sql.interleaving import be_patient
 from tests.support import Queue
 
 
@@ -25,3 +26,9 @@ def another(database: str) -> Iterator[Callable[[], Queue]]:
     """Makes the queue on connections of its own, not in autocommit mode: each test ends its transactions."""
     with ExitStack() as stack:
         yield lambda: Queue(stack.enter_context(psycopg.connect(database, options="-c lock_timeout=20s")))
+
+
+@pytest.fixture
+def patient(connection: psycopg.Connection[Any]) -> None:
+    """Outcomes wait for as long as the test needs for its next step."""
+    be_patient(Queue(connection))
