@@ -219,7 +219,10 @@ def test_a_job_deleted_by_hand_may_meet_an_ending_and_nothing_is_lost(
     with Blocked(dsn, lambda side: side.complete(worker, held)) as first, Blocked(dsn, delete) as second:
         holder.connection.rollback()
         errors = []
-        for statement, again in ((first, lambda: queue.complete(worker, held)), (second, lambda: delete(queue))):
+        for statement, again in (
+            (first, lambda: queue.complete(worker, held)),
+            (second, lambda: delete(queue)),
+        ):
             try:
                 statement.result()
             except psycopg.errors.DeadlockDetected as error:

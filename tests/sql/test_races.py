@@ -53,14 +53,18 @@ def test_two_last_dependencies_that_complete_at_once_free_the_dependent_once(
         assert queue.states(manifest)["c"] == "ready"
         assert queue.job(jobs["c"])["unmet_dependencies"] == 0
     else:
-        assert queue.job(jobs["c"])["unmet_dependencies"] == 1, "for ever: no wait is left that somebody could meet"
+        assert queue.job(jobs["c"])["unmet_dependencies"] == 1, (
+            "for ever: no wait is left that somebody could meet"
+        )
         assert queue.rows("select 1 from dreamcut_job_dependencies") == []
     if not locked:
         throw_away(queue)
 
 
 @pytest.mark.parametrize("order", ["failed first", "completed first"])
-def test_a_failure_and_a_completion_at_once(queue: Queue, another: Another, database: str, order: str) -> None:
+def test_a_failure_and_a_completion_at_once(
+    queue: Queue, another: Another, database: str, order: str
+) -> None:
     """No companion: without the manifest's lock the dependent's own row makes one wait for the other, and both
     statements check it again (`pending`, the count) when they get it."""
     manifest, _ = queue.graph({"a": [], "b": [], "c": ["a", "b"], "d": ["c"]})
@@ -295,7 +299,11 @@ def test_a_cycle_is_closed_by_an_insert_while_a_job_of_it_is_cancelled(
     operator.cancel(jobs["b"])
     waited, _ = race(database, operator, lambda producer: producer.add(manifest, "c", ["b"]))
     assert waited == locked
-    assert queue.states(manifest) == {"b": "cancelled", "c": "cancelled" if locked else "blocked", "z": "ready"}
+    assert queue.states(manifest) == {
+        "b": "cancelled",
+        "c": "cancelled" if locked else "blocked",
+        "z": "ready",
+    }
     if not locked:
         throw_away(queue)
 

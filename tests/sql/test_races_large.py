@@ -176,6 +176,8 @@ def test_a_branch_is_inserted_while_the_root_fails(
     steps[0](first)
     race(database, first, steps[1])
     gone = 1099 if locked else 999
-    assert counted(queue, tree) == Counter({"failed": 1, "cancelled": gone, "blocked": 1099 - gone}) - Counter()
+    assert (
+        counted(queue, tree) == Counter({"failed": 1, "cancelled": gone, "blocked": 1099 - gone}) - Counter()
+    )
     if not locked:
         throw_away(queue)

@@ -62,7 +62,9 @@ def test_a_cancel_and_a_completion_of_the_same_job_at_once(
         throw_away(queue)
 
 
-def test_a_completion_and_then_a_cancel_of_the_same_job(queue: Queue, another: Another, database: str) -> None:
+def test_a_completion_and_then_a_cancel_of_the_same_job(
+    queue: Queue, another: Another, database: str
+) -> None:
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
@@ -83,7 +85,10 @@ def test_a_job_is_cancelled_while_it_is_being_claimed(
         alter(
             queue,
             "dreamcut_cancel_jobs",
-            ("('pending', 'processing')\n        order by job.id\n        for no key update", "('pending', 'processing')"),
+            (
+                "('pending', 'processing')\n        order by job.id\n        for no key update",
+                "('pending', 'processing')",
+            ),
         )
     worker = queue.worker()
     claiming = another()
