@@ -15,8 +15,8 @@ FIRST_LOCK_AWAY = """
     create or replace function dreamcut_lock_manifests(p_jobs uuid[]) returns void
     language plpgsql set search_path = public, pg_temp as 'begin end';
 """
-"""Without the lock that everything takes first: what remains is that counting open jobs locks the manifest, too,
-but only after the jobs themselves were read and written."""
+"""Without the lock that everything takes first. Counting open jobs locks the manifest, too, but only after
+the jobs themselves were read and written."""
 
 TAKE_THE_LOCKS_AWAY = f"""
     {FIRST_LOCK_AWAY}
@@ -46,8 +46,8 @@ TAKE_THE_LOCKS_AWAY = f"""
 
 
 class Meanwhile(Blocked):
-    """A statement on a connection of its own, begun while others have open transactions. The block is entered when
-    it waits for one of them, or has ended; `waited` says which."""
+    """A statement on a connection of its own, begun while others have open transactions. The block is entered
+    when it waits for one of them, or has ended; `waited` says which."""
 
     waited: bool
 
@@ -63,8 +63,8 @@ class Meanwhile(Blocked):
 
 
 def race(database: str, first: Queue, call: Callable[[Queue], Any]) -> tuple[bool, Any]:
-    """`first` has an open transaction. Run `call` beside it, and commit `first` as soon as `call` waits for it, or
-    has ended. Returns whether it waited, and what it returned."""
+    """`first` has an open transaction. Run `call` beside it, and commit `first` as soon as `call` waits for
+    it, or has ended. Returns whether it waited, and what it returned."""
     with Meanwhile(database, call) as other:
         first.connection.commit()
         return other.waited, other.result()
@@ -80,8 +80,8 @@ def alter(queue: Queue, function: str, *changes: tuple[str, str]) -> None:
 
 
 def be_patient(queue: Queue) -> None:
-    """Outcomes give up after two seconds of waiting for a manifest, which a busy machine may take between two steps
-    of a test."""
+    """Outcomes give up after two seconds of waiting for a manifest, which a busy machine may take between two
+    steps of a test."""
     queue.run("alter function dreamcut_complete_jobs set lock_timeout = '20s'")
     queue.run("alter function dreamcut_fail_jobs set lock_timeout = '20s'")
 

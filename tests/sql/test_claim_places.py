@@ -148,9 +148,9 @@ def test_two_workers_that_begin_at_one_place_at_once_share_no_job(queue: Queue, 
 def test_a_job_that_changes_under_a_claim_is_left_for_the_next_one(
     queue: Queue, another: Another, database: str, change: str, slots: int
 ) -> None:
-    """Another connection writes the row between the claim's snapshot and its lock. The claim locks the new row, but
-    cannot see it; it must not claim the old one, and not lose it. No companion: the row of the snapshot is not there
-    any more, and cannot be claimed."""
+    """Another connection writes the row between the claim's snapshot and its lock. The claim locks the new
+    row, but cannot see it; it must not claim the old one, and not lose it. No companion: the row of the
+    snapshot is not there any more, and cannot be claimed."""
     changed, other = queue.add(None, "a", turn=1), queue.add(None, "b", turn=2)
     worker = queue.worker()
     alter(queue, "dreamcut_claim_jobs", PAUSED)
@@ -204,7 +204,8 @@ def test_a_job_that_is_gone_under_a_claim_gives_its_slot_to_the_next(
 def test_a_job_comes_back_before_the_place_of_a_worker_and_a_full_claim_gets_it(
     queue: Queue, another: Another, database: str
 ) -> None:
-    """A job handed back by one worker, while another goes on behind it: only a claim from the start sees it."""
+    """A job handed back by one worker, while another goes on behind it: only a claim from the start sees
+    it."""
     for turn in range(4):
         queue.add(None, f"j{turn}", turn=turn)
     one, two = queue.worker(), queue.worker()

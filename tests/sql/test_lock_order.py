@@ -1,7 +1,7 @@
 """No deadlocks: a manifest is locked before its jobs, and several manifests in the order of their ids.
 
-Every test holds a manifest, lets two statements queue up for it, and lets go; so what would be a deadlock is one every
-time.
+Every test holds a manifest, lets two statements queue up for it, and lets go; so what would be a deadlock is
+one every time.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def hold(queue: Queue, manifest: UUID) -> None:
 def test_an_ending_and_a_cancelled_dependent_do_not_wait_for_each_other(
     queue: Queue, another: Another, database: str, how: str, locked: bool
 ) -> None:
-    """An ending goes from the manifest to the dependent's row. A cancel that began with that row, and wanted the
-    manifest then, would wait for the ending while that waits for it."""
+    """An ending goes from the manifest to the dependent's row. A cancel that began with that row, and wanted
+    the manifest then, would wait for the ending while that waits for it."""
     manifest, jobs = queue.graph({"a": [], "c": ["a"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
@@ -175,8 +175,8 @@ def test_two_batches_over_the_same_manifests_do_not_wait_for_each_other(
 def test_a_claim_that_starts_a_manifest_waits_for_nobody(
     queue: Queue, another: Another, database: str
 ) -> None:
-    """A claim goes from the job to the manifest, against the order; so it must not wait for the manifest. If it did,
-    an ending that holds it and wants the job would wait for the claim."""
+    """A claim goes from the job to the manifest, against the order; so it must not wait for the manifest. If
+    it did, an ending that holds it and wants the job would wait for the claim."""
     manifest, _ = queue.graph({"a": []})
     worker = queue.worker()
     holder = another()
@@ -186,14 +186,8 @@ def test_a_claim_that_starts_a_manifest_waits_for_nobody(
         assert len(claim.result()) == 1
     holder.connection.rollback()
     queue.run("update dreamcut_jobs set status = 'pending', worker_id = null")
-    alter(
-        queue,
-        "dreamcut_claim_jobs",
-        (
-            "and waiting.status in ('planning', 'ready_to_dispatch')\n            for no key update skip locked",
-            "and waiting.status in ('planning', 'ready_to_dispatch')\n            for no key update",
-        ),
-    )
+    starting = "and waiting.status in ('planning', 'ready_to_dispatch')\n            for no key update"
+    alter(queue, "dreamcut_claim_jobs", (f"{starting} skip locked", starting))
     hold(holder, manifest)
     with Meanwhile(database, lambda side: side.claim(worker)) as claim:
         assert claim.waited
@@ -204,8 +198,9 @@ def test_a_claim_that_starts_a_manifest_waits_for_nobody(
 def test_a_job_deleted_by_hand_may_meet_an_ending_and_nothing_is_lost(
     queue: Queue, another: Another, database: str
 ) -> None:
-    """The one order that cannot be kept: Postgres locks the deleted row before any trigger can lock its manifest. It
-    ends one of the two after a moment. A worker tries its outcome again (dreamcuts/db/pool.py), a person the delete."""
+    """The one order that cannot be kept: Postgres locks the deleted row before any trigger can lock its
+    manifest. It ends one of the two after a moment. A worker tries its outcome again (dreamcuts/db/pool.py),
+    a person the delete."""
     manifest, jobs = queue.graph({"a": [], "c": ["a"], "z": []})
     worker = queue.worker()
     held = queue.claim_one(worker)

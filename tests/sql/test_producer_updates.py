@@ -1,4 +1,5 @@
-"""What a producer or an operator may change in a job that is there: when that shows, and what it must not cost."""
+"""What a producer or an operator may change in a job that is there: when that shows, and what it must not
+cost."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ LARGE = "repeat(md5(random()::text), 50000)"
     [("payload", Jsonb({"a": 1})), ("priority", 9), ("tags", ["a"]), ("metadata", Jsonb({"b": 2}))],
 )
 def test_what_the_producer_changes_says_when(queue: Queue, column: str, value: object) -> None:
-    manifest, jobs = queue.graph({"a": [], "b": []})
+    _, jobs = queue.graph({"a": [], "b": []})
     before = {name: queue.job(job) for name, job in jobs.items()}
     changed = queue.run(f"update dreamcut_jobs set {column} = %s where id = %s", value, jobs["a"])
     assert changed == 1
@@ -107,11 +108,12 @@ def test_a_job_inserted_under_a_higher_limit_runs_and_changes_all_the_same(queue
 
 
 def test_no_trigger_stands_before_an_update(queue: Queue) -> None:
-    """One of any column would make Postgres lock each row before it is updated, in each of the queue's own statements
-    as well: a record more in the log for every claim and every outcome."""
+    """One of any column would make Postgres lock each row before it is updated, in each of the queue's own
+    statements as well: a record more in the log for every claim and every outcome."""
     assert queue.rows(BEFORE_UPDATE_OF_ROWS) == []
     queue.run(
-        "create trigger probe before update of tags on dreamcut_jobs for each row execute function dreamcut_touch_job()"
+        "create trigger probe before update of tags on dreamcut_jobs"
+        " for each row execute function dreamcut_touch_job()"
     )
     assert len(queue.rows(BEFORE_UPDATE_OF_ROWS)) == 1, "the question finds such a trigger"
 
@@ -128,7 +130,7 @@ def test_the_queues_own_statements_do_not_come_to_the_producers_triggers(queue: 
     jobs = {name: queue.add(manifest, name, payload=Jsonb({"text": [*range(5000)]})) for name in "abcd"}
     queue.add(manifest, "e", ["d"])
     worker = queue.worker()
-    a, b, c, d = queue.claim(worker, 4)
+    a, b, c, _ = queue.claim(worker, 4)
     queue.complete(worker, a)
     queue.fail(worker, b)
     queue.hand_back(worker, c)
@@ -156,7 +158,8 @@ def test_a_new_priority_counts_at_once(queue: Queue) -> None:
 def test_a_payload_changes_while_its_job_is_claimed(
     queue: Queue, another: Another, database: str, order: str
 ) -> None:
-    """The claim does not wait for the producer: it gets the job with the new payload, or before the change."""
+    """The claim does not wait for the producer: it gets the job with the new payload, or before the
+    change."""
     job = queue.add(None, "a", payload=Jsonb({"v": 1}))
     worker = queue.worker()
     first = another()

@@ -1,8 +1,9 @@
-"""Outcomes and inserts at once, in two transactions. No race is left to chance: one waits, as Postgres itself says,
-for the other.
+"""Outcomes and inserts at once, in two transactions. No race is left to chance: one waits, as Postgres itself
+says, for the other.
 
-Each test is run again with the locks taken away, where that shows what they are for; where it says nothing new, the
-test says why. What operators do at the same time is in test_races_operator.py, deadlocks in test_lock_order.py.
+Each test is run again with the locks taken away, where that shows what they are for; where it says nothing
+new, the test says why. What operators do at the same time is in test_races_operator.py, deadlocks in
+test_lock_order.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from tests.support import Blocked, Queue
 pytestmark = pytest.mark.usefixtures("patient")
 Another = Callable[[], Queue]
 
-OPEN_NOW = "(select count(*) from dreamcut_jobs job where job.manifest_id = manifest.id and job.completed_at is null)"
+OPEN_NOW = """
+    (select count(*) from dreamcut_jobs job where job.manifest_id = manifest.id and job.completed_at is null)
+"""
 WAITS_NOW = "(select count(*) from dreamcut_job_dependencies wait where wait.job = job.id) - fewer.waits"
 
 
@@ -38,8 +41,9 @@ both_ways = pytest.mark.parametrize("locked", [True, False], ids=["locked", "wit
 def test_two_last_dependencies_that_complete_at_once_free_the_dependent_once(
     queue: Queue, another: Another, database: str, locked: bool, counting: bool
 ) -> None:
-    """Two things see to it: the manifest's lock, and that a met wait is subtracted in the dependent's own row. Each
-    alone is enough. Without both (the waits counted again, which cannot see the other's) the dependent hangs."""
+    """Two things see to it: the manifest's lock, and that a met wait is subtracted in the dependent's own
+    row. Each alone is enough. Without both (the waits counted again, which cannot see the other's) the
+    dependent hangs."""
     manifest, jobs = queue.graph({"a": [], "b": [], "c": ["a", "b"]})
     without_the_locks(queue, locked)
     if counting:
@@ -65,8 +69,8 @@ def test_two_last_dependencies_that_complete_at_once_free_the_dependent_once(
 def test_a_failure_and_a_completion_at_once(
     queue: Queue, another: Another, database: str, order: str
 ) -> None:
-    """No companion: without the manifest's lock the dependent's own row makes one wait for the other, and both
-    statements check it again (`pending`, the count) when they get it."""
+    """No companion: without the manifest's lock the dependent's own row makes one wait for the other, and
+    both statements check it again (`pending`, the count) when they get it."""
     manifest, _ = queue.graph({"a": [], "b": [], "c": ["a", "b"], "d": ["c"]})
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
@@ -124,7 +128,8 @@ def test_a_rolled_back_completion_frees_nobody(queue: Queue, another: Another) -
 def test_a_dependency_ends_while_its_dependent_is_being_inserted(
     queue: Queue, another: Another, database: str, how: str, locked: bool
 ) -> None:
-    """Without the locks the ending cannot see the dependent, whose insert is not committed: it waits for ever."""
+    """Without the locks the ending cannot see the dependent, whose insert is not committed: it waits for
+    ever."""
     manifest, _ = queue.graph({"a": []})
     without_the_locks(queue, locked)
     worker = queue.worker()
@@ -142,7 +147,8 @@ def test_a_dependency_ends_while_its_dependent_is_being_inserted(
 def test_a_dependent_is_inserted_while_its_dependency_ends(
     queue: Queue, another: Another, database: str, how: str, locked: bool
 ) -> None:
-    """Without the locks the insert cannot see the ending, which is not committed: the dependent waits for ever."""
+    """Without the locks the insert cannot see the ending, which is not committed: the dependent waits for
+    ever."""
     manifest, _ = queue.graph({"a": []})
     without_the_locks(queue, locked)
     worker = queue.worker()
@@ -161,7 +167,8 @@ def test_a_dependent_is_inserted_while_its_dependency_ends(
 
 
 def assert_freed_or_gone(queue: Queue, manifest: object, how: str, locked: bool) -> None:
-    """What a dependent b of the ended a, and c behind it, must be; or are without the locks, until reconciled."""
+    """What a dependent b of the ended a, and c behind it, must be; or are without the locks, until
+    reconciled."""
     right = ("ready", "blocked") if how == "completed" else ("cancelled", "cancelled")
     states = queue.states(manifest)  # type: ignore[arg-type]
     if locked:
@@ -177,7 +184,8 @@ def assert_freed_or_gone(queue: Queue, manifest: object, how: str, locked: bool)
 def test_both_are_inserted_in_two_open_transactions(
     queue: Queue, another: Another, database: str, order: str
 ) -> None:
-    """No companion: the dependency has not ended yet, and whoever ends it sees the dependent. The next test has one."""
+    """No companion: the dependency has not ended yet, and whoever ends it sees the dependent. The next test
+    has one."""
     manifest = queue.manifest()
     one: tuple[str, list[str]] = ("a", [])
     two: tuple[str, list[str]] = ("b", ["a"])

@@ -1,4 +1,5 @@
-"""The races of a graph of a thousand jobs: what a cancel or a retry takes along is all of it, and nothing else."""
+"""The races of a graph of a thousand jobs: what a cancel or a retry takes along is all of it, and nothing
+else."""
 
 from __future__ import annotations
 
@@ -57,8 +58,8 @@ def counted(queue: Queue, manifest: UUID) -> Counter[str]:
 def test_a_scene_is_cancelled_while_the_script_completes(
     queue: Queue, another: Another, database: str, film: UUID, order: str
 ) -> None:
-    """The render goes with its scene, the other 997 run. No companion: both write the scene's own row, and settling
-    begins anew after waiting."""
+    """The render goes with its scene, the other 997 run. No companion: both write the scene's own row, and
+    settling begins anew after waiting."""
     worker = queue.worker()
     held = queue.claim_one(worker)
     scene = job(queue, "scene500")
@@ -129,8 +130,9 @@ def test_one_scene_is_retried_while_another_is_cancelled(
 def test_the_root_is_retried_while_a_branch_is_cancelled(
     queue: Queue, another: Another, database: str, tree: UUID, order: str, locked: bool
 ) -> None:
-    """n2 has half of the tree behind it. It was cancelled with the root, so a cancel before the retry means nothing,
-    and the retry brings all; one after it takes n2's half away. Without the first lock that one does nothing either."""
+    """n2 has half of the tree behind it. It was cancelled with the root, so a cancel before the retry means
+    nothing, and the retry brings all; one after it takes n2's half away. Without the first lock that one does
+    nothing either."""
     root, branch = job(queue, "n1"), job(queue, "n2")
     queue.cancel(root)
     if not locked:

@@ -43,7 +43,8 @@ def fail(queue: Queue, job_id: str) -> None:
 def test_a_cancel_and_a_completion_of_the_same_job_at_once(
     queue: Queue, another: Another, database: str, fenced: bool
 ) -> None:
-    """The job's own row makes them wait; what keeps the result out is that the status is checked again then."""
+    """The job's own row makes them wait; what keeps the result out is that the status is checked again
+    then."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     if not fenced:
         alter(queue, "dreamcut_complete_jobs", (FENCE, "job.claims = outcome.claim, false"))
@@ -78,8 +79,8 @@ def test_a_completion_and_then_a_cancel_of_the_same_job(
 def test_a_job_is_cancelled_while_it_is_being_claimed(
     queue: Queue, another: Another, database: str, locked: bool
 ) -> None:
-    """Read without a lock, the job would look pending to the cancel: it would not tell the worker, nor write the
-    attempt down."""
+    """Read without a lock, the job would look pending to the cancel: it would not tell the worker, nor write
+    the attempt down."""
     job = queue.add(None, "a")
     if not locked:
         alter(
@@ -122,7 +123,8 @@ def test_a_claim_does_not_wait_for_a_cancel_and_leaves_the_job(
 def test_a_job_is_cancelled_while_it_is_being_retried(
     queue: Queue, another: Another, database: str, locked: bool
 ) -> None:
-    """Without the first lock the cancel sees a job that has ended, and does nothing: it would run all the same."""
+    """Without the first lock the cancel sees a job that has ended, and does nothing: it would run all the
+    same."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     fail(queue, "a")
     if not locked:
@@ -159,7 +161,8 @@ def test_a_job_is_retried_while_it_is_being_cancelled(
 def test_a_dependent_is_retried_while_its_dependency_is_cancelled(
     queue: Queue, another: Another, database: str, order: str, locked: bool
 ) -> None:
-    """Without the locks neither sees the other: the dependent is pending again, and what it waits for cancelled."""
+    """Without the locks neither sees the other: the dependent is pending again, and what it waits for
+    cancelled."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"], "z": []})
     queue.cancel(jobs["b"])
     steps: list[Callable[[Queue], object]] = [
@@ -189,7 +192,8 @@ def test_a_dependent_is_retried_while_its_dependency_is_cancelled(
 def test_one_cause_is_retried_while_another_fails(
     queue: Queue, another: Another, database: str, order: str, locked: bool
 ) -> None:
-    """Without the locks the retry revives what the other failure will not let run, and nobody cancels it again."""
+    """Without the locks the retry revives what the other failure will not let run, and nobody cancels it
+    again."""
     manifest, jobs = queue.graph({"a": [], "b": [], "c": ["a", "b"]})
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
@@ -213,7 +217,8 @@ def test_one_cause_is_retried_while_another_fails(
 
 @pytest.mark.parametrize("order", ["retry first", "completion first"])
 def test_a_retry_and_a_completion_at_once(queue: Queue, another: Another, database: str, order: str) -> None:
-    """No companion: both change the dependent's own row, and each takes off or leaves what the other does not touch."""
+    """No companion: both change the dependent's own row, and each takes off or leaves what the other does not
+    touch."""
     manifest, jobs = queue.graph({"a": [], "b": [], "c": ["a", "b"]})
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
@@ -260,8 +265,9 @@ def test_a_job_is_retried_while_a_dependent_of_it_is_inserted(
 def test_a_failed_job_is_retried_while_it_is_being_archived(
     queue: Queue, another: Another, database: str, end_first: bool
 ) -> None:
-    """The archive takes it, or the retry does, and never both. No companion for the archive being first: whoever
-    waits for the manifest or for the deleted row finds nothing to retry. The next test has the other's."""
+    """The archive takes it, or the retry does, and never both. No companion for the archive being first:
+    whoever waits for the manifest or for the deleted row finds nothing to retry. The next test has the
+    other's."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     fail(queue, "a")
     archive = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
@@ -321,8 +327,8 @@ def test_a_job_without_a_manifest_is_retried_while_it_is_being_archived(
 def test_a_dependency_is_dropped_while_it_completes(
     queue: Queue, another: Another, database: str, order: str, locked: bool
 ) -> None:
-    """The wait is taken off once. That needs no lock but the wait's own row, which only one can delete; without the
-    manifest's the drop only says that it did what the completion has done."""
+    """The wait is taken off once. That needs no lock but the wait's own row, which only one can delete;
+    without the manifest's the drop only says that it did what the completion has done."""
     manifest, jobs = queue.graph({"a": [], "b": ["a", "z"], "z": []})
     worker = queue.worker()
     held = queue.claim_one(worker)
@@ -382,8 +388,8 @@ def test_deleting_a_running_job_while_it_completes_ends_without_a_dangling_count
 def test_a_dependency_is_deleted_while_its_dependent_is_inserted(
     queue: Queue, another: Another, database: str, order: str, status: str
 ) -> None:
-    """Deleted before or after the dependent came: it waits for a missing job, or was freed by what had completed. No
-    companion: the counts are subtracted and added in the manifest's own row."""
+    """Deleted before or after the dependent came: it waits for a missing job, or was freed by what had
+    completed. No companion: the counts are subtracted and added in the manifest's own row."""
     manifest, jobs = queue.graph({"a": [], "z": []})
     if status == "completed":
         queue.finish("a")

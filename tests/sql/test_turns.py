@@ -1,5 +1,5 @@
-"""Turns: the n-th job of a manifest counts as inserted n minutes later, so that a small film behind a huge one gets
-its share at once."""
+"""Turns: the n-th job of a manifest counts as inserted n minutes later, so that a small film behind a huge
+one gets its share at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.sql.interleaving import race
 from tests.support import Queue, names
 
 Another = Callable[[], Queue]
-BULK = "insert into dreamcut_jobs (manifest_id, job_id, type) select %s, %s || n, 'work' from generate_series(0, %s) n"
+BULK = """
+    insert into dreamcut_jobs (manifest_id, job_id, type)
+    select %s, %s || n, 'work' from generate_series(0, %s) n
+"""
 IN_TURNS = """
     insert into dreamcut_jobs (manifest_id, job_id, type)
     select manifest, 'j' || n, 'work'
@@ -24,7 +27,7 @@ IN_TURNS = """
 
 
 def places(queue: Queue, manifest: UUID) -> list[int]:
-    """The place of each job in its manifest, as its turn has it. (A transaction here takes less than a minute.)"""
+    """The place of each job in its manifest, as its turn has it. (No transaction here takes a minute.)"""
     rows = queue.rows(
         """select floor((turn - extract(epoch from created_at) * 1000000) / 60000000)::int as place
            from dreamcut_jobs where manifest_id = %s order by seq""",
