@@ -214,7 +214,7 @@ class Worker:
                 loops.start_soon(keep_tidy, self._store, options.archive_after, options.archive_failed_after)
                 loops.start_soon(self._outbox.run)
                 loops.start_soon(self._maintain)
-                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
+                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id, self._outage)
                 if options.listen and not options.pooled:
                     listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
                     loops.start_soon(listener.run)
