@@ -154,6 +154,7 @@ class Attempt:
                 self._observer,
                 tools.tickets,
                 tools.redact,
+                tools.lease_left,
             ),
             log=self._log,
             workspace=Workspace(),

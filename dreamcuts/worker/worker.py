@@ -24,7 +24,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -164,6 +164,10 @@ class Worker:
         """Seconds without a heartbeat after which others take this worker's jobs."""
         return self._options.lease
 
+    def lease_left(self) -> float:
+        """Seconds of the lease that are left, as far as we know: the last heartbeat may have been lost."""
+        return self._last_beat + self._options.lease - time.monotonic()
+
     def worker_statuses(self) -> list[WorkerStatus]:
         """How each job type stands."""
         return [
@@ -200,7 +204,8 @@ class Worker:
             self._store = Store(pool)
             self._pulse = Store(pulse)
             self._outbox = Outbox(self._store, self._outage, self._settled)
-            self._tools = await stack.enter_async_context(self._make_tools(self._store))
+            tools = await stack.enter_async_context(self._make_tools(self._store))
+            self._tools = replace(tools, lease_left=self.lease_left)
             try:
                 await self._register()
             except RETRY_ERRORS as error:
