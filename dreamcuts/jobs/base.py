@@ -218,7 +218,7 @@ class JobContext(Protocol):
         ...
 
     async def save(self, source: Path, name: str, content_type: str) -> Asset:
-        """Store a file of this job under a name that does not depend on the attempt."""
+        """Store a file of this job under a name that depends on what is in it, and not on the attempt."""
         ...
 
 
