@@ -56,6 +56,8 @@ def run_service(
             settings.poll_interval_s,
             extra={"tag": "DATABASE"},
         )
+    if not settings.enable_workers:
+        slots = dict.fromkeys(slots, 0)  # whoever looks for a worker of these types must not find us
     options = WorkerOptions(
         slots=slots,
         poll_interval=settings.poll_interval_s,

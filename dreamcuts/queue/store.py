@@ -18,6 +18,7 @@ import asyncpg
 from dreamcuts import __version__
 from dreamcuts.db.address import first_line
 from dreamcuts.db.jsontext import encode_json
+from dreamcuts.db.pool import leave_read_only
 from dreamcuts.db.sql import query
 from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (
@@ -324,6 +325,9 @@ class Store:
                     # The server may be out of reach: giving the connection back as it is would wait for the
                     # answer to a cancel request, and the next try would wait on it, too.
                     connection.terminate()
+                    raise
+                except asyncpg.ReadOnlySQLTransactionError:
+                    await leave_read_only(self._pool, connection)
                     raise
                 return rows
         except asyncpg.PostgresError as error:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from dreamcuts.config import Settings
@@ -19,6 +20,7 @@ from dreamcuts.errors import ErrorClass, StorageError
 from dreamcuts.jobs.base import CallLog, Job, SiblingJob
 from dreamcuts.providers.base import Provider
 from dreamcuts.storage.base import Asset, Storage
+from dreamcuts.storage.paths import StorageFailed, digest
 from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.patience import patiently
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SAVE_DELAYS_S = (1.0, 4.0, 10.0)
 """Seconds before another try to store a file: what it holds may be paid, and be lost with the attempt."""
+DIGEST_CHARS = 16
 _PASSING = (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED, ErrorClass.OVERLOADED)
 
 
@@ -56,6 +59,13 @@ class Workspace:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+async def _short_digest(source: Path) -> str:
+    try:
+        return (await anyio.to_thread.run_sync(digest, source))[1][:DIGEST_CHARS]
+    except OSError as error:
+        raise StorageFailed(f"{source.name} cannot be read: {error.strerror or error}") from None
 
 
 class Context:
@@ -112,6 +122,7 @@ class Context:
                 self._observer,
                 tools.tickets,
                 tools.redact,
+                tools.lease_left,
             )
         return self._calls
 
@@ -150,11 +161,18 @@ class Context:
         return [SiblingJob(**row) for row in rows]
 
     async def save(self, source: Path, name: str, content_type: str) -> Asset:
-        """Store a file of this job under `MANIFEST/JOB_ID/name`, which no attempt changes.
+        """Store a file of this job under `MANIFEST/JOB_ID/DIGEST/name`.
+
+        Without a manifest it goes under `jobs/ID/DIGEST/name`. The digest is the file's own: what a job's
+        result names is never overwritten with something else, not even by a worker that lost the job and does
+        not know it yet. The same file keeps its place and URL.
 
         An error that may pass is waited out for a while. Raises StorageError.
         """
-        path = f"{self.job.manifest_id or 'jobs'}/{self.job.job_id}/{name}"
+        job = self.job
+        # A job_id is unique in its manifest only: without one, two users' jobs may have the same.
+        owner = f"jobs/{job.id}" if job.manifest_id is None else f"{job.manifest_id}/{job.job_id}"
+        path = f"{owner}/{await _short_digest(source)}/{name}"
         for delay in SAVE_DELAYS_S:
             try:
                 return await self.storage.save(path, source, content_type)

@@ -19,6 +19,7 @@ from dreamcuts.queue.store import Store
 from dreamcuts.storage import open_storage
 from dreamcuts.storage.base import Storage
 from dreamcuts.storage.download import shared_http_client
+from dreamcuts.worker.calls import unlimited
 from dreamcuts.worker.tickets import Tickets
 
 
@@ -53,6 +54,8 @@ class Tools:
     providers: Providers
     tickets: Tickets
     redact: Callable[[str], str]
+    lease_left: Callable[[], float] = unlimited
+    """Seconds left of the worker's lease, by the monotonic clock; the worker itself sets it."""
     _delays: dict[str, timedelta] = field(default_factory=dict)
 
     def retry_delay(self, job_type: JobType) -> timedelta:

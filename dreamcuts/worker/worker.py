@@ -24,6 +24,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -152,6 +153,10 @@ class Worker:
         """Seconds without a heartbeat after which others take this worker's jobs."""
         return self._options.lease
 
+    def lease_left(self) -> float:
+        """Seconds of the lease that are left, as far as we know: the last heartbeat may have been lost."""
+        return self._last_beat + self._options.lease - time.monotonic()
+
     def worker_statuses(self) -> list[WorkerStatus]:
         """How each job type stands."""
         return [
@@ -189,7 +194,8 @@ class Worker:
             self._pulse = Store(pulse)
             self._outbox = Outbox(self._store, self._outage, self._settled)
             self._maintenance = Maintenance(self._store, self._outage)
-            self._tools = await stack.enter_async_context(self._make_tools(self._store))
+            tools = await stack.enter_async_context(self._make_tools(self._store))
+            self._tools = replace(tools, lease_left=self.lease_left)
             try:
                 await self._register()
             except RETRY_ERRORS as error:
@@ -204,7 +210,7 @@ class Worker:
                 loops.start_soon(self._outbox.run)
                 loops.start_soon(self._slots.keep_time)
                 loops.start_soon(self._maintenance.run)
-                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
+                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id, self._outage)
                 if options.listen and not options.pooled:
                     self._listener = Listener(
                         self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker
