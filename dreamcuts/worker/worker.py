@@ -300,8 +300,8 @@ class Worker:
         """See for ourselves whether something is ready, if it is time to."""
         if self._appetite.seconds_to_look() > 0:
             return
+        # That it answers is no sign of the end of an outage: so does a database that takes no writes.
         ready, due_s = await self._store.look(list(self._types))
-        self._outage.ended()
         hears = self._listener is not None and self._listener.hears
         self._appetite.looked(ready, due_s, hears=hears)
         if due_s is not None and due_s <= 0 and not any(map(self._slots.room, self._types)):

@@ -97,12 +97,12 @@ async def test_an_answer_that_comes_after_the_job_s_patience_is_used_by_its_next
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await until(lambda: posts(sandbox) == 1)
-        first = worker._attempts[job]
+        first = worker._slots.attempts[job]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dreamcuts.worker.attempt.cancel_open_calls", _nothing)  # the retry is faster
             ledger.cancel(job)
             ledger.retry(job)
-            await until(lambda: worker._attempts.get(job) is not first)
+            await until(lambda: worker._slots.attempts.get(job) is not first)
         await completed(ledger, job)
         worker.drain()
     assert ledger.job(job)["claims"] == 2
