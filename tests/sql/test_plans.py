@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dreamcuts.db.sql import query
 from tests.support import Held, Queue
 
 FILL = """
@@ -48,7 +49,7 @@ def plans(queue: Queue, call: str, *values: Any) -> list[str]:
         pytest.skip("this Postgres has no auto_explain")
     for name, value in [
         ("log_min_duration", "0"), ("log_analyze", "on"), ("log_nested_statements", "on"),
-        ("log_level", "notice"), ("log_timing", "off"),
+        ("log_level", "notice"), ("log_timing", "off"), ("log_buffers", "on"),
     ]:  # fmt: skip
         queue.run(f"set auto_explain.{name} = '{value}'")
     heard: list[str] = []
@@ -85,6 +86,36 @@ def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue
         assert most_rows(plan) <= 60, plan
     (promotion,) = [plan for plan in found if "where job.next_retry_at <= now()" in plan.split("->")[0]]
     assert "using dreamcut_jobs_delayed_idx" in promotion
+
+
+def test_a_claim_that_goes_on_starts_in_the_middle_of_the_index(deep: Queue) -> None:
+    """What was claimed before stays in the index while a snapshot is held; this claim passes it by."""
+    worker = deep.worker(["tts"])
+    with psycopg.connect(deep.connection.info.dsn, password=deep.connection.info.password) as holder:
+        holder.execute("set transaction isolation level repeatable read")
+        holder.execute("select 1 from dreamcut_jobs limit 1")
+        claim = "select urgency, turn from dreamcut_claim_jobs(%s, '{tts}', '{2000}')"
+        last = deep.rows(claim, worker)[-1]
+        call = "select * from dreamcut_claim_jobs(%s, '{tts}', '{10}', array[%s::int], array[%s::bigint])"
+        (plan,) = [
+            plan
+            for plan in plans(deep, call, worker, last["urgency"], last["turn"])
+            if "with claimed as (" in plan.split("->")[0]
+        ]
+    picking = plan.split("InitPlan")[1].split("Tid Scan")[0]
+    assert re.search(r"Index Cond: .*ROW\(\(~ \(?priority\)?\), turn\) >=", picking), picking
+    scan = picking.split("Index Scan using dreamcut_jobs_ready_idx")[1]
+    buffers = re.search(r"Buffers: shared hit=(\d+)", scan)
+    # The 2,000 dead ones alone lie on more pages than that.
+    assert buffers is not None and int(buffers[1]) < 100, scan
+
+
+def test_a_look_reads_two_indexes(deep: Queue) -> None:
+    text = f"explain (analyze, timing off) {query('look').psycopg_text}"
+    lines = deep.connection.execute(text, {"types": ["tts", "image", "nothing"]}).fetchall()
+    plan = "\n".join(line for (line,) in lines)
+    assert "dreamcut_jobs_ready_idx" in plan and "dreamcut_jobs_delayed_idx" in plan
+    assert "Seq Scan on dreamcut_jobs" not in plan and most_rows(plan) <= 60, plan
 
 
 @pytest.mark.parametrize(
