@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dreamcuts.db import concurrent
+from dreamcuts.db import concurrent_index
 from dreamcuts.db import migrate as module
-from dreamcuts.db.concurrent import index_statements
+from dreamcuts.db.concurrent_index import read_statements
 from dreamcuts.db.migrate import full_sql, migrate, migrations, status
 from dreamcuts.errors import DatabaseError
 from tests.support import DEADLINE_S, Queue, is_blocked, wait_until
@@ -120,7 +120,7 @@ def test_it_says_what_it_waits_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(concurrent, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr(concurrent_index, "REPORT_EVERY_S", 0.05)
     caplog.set_level(logging.INFO, "dreamcuts.db")
     add("title.concurrent", CREATE)
     runner = Runner(database)
@@ -287,6 +287,7 @@ def test_the_script_for_psql_builds_it_in_the_plain_form(
         ("-- nothing yet\n", "no statement"),
     ],
 )
-def test_a_file_holds_nothing_else(text: str, says: str) -> None:
+def test_a_file_holds_nothing_else(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "0009_x.concurrent.sql").write_text(text)
     with pytest.raises(ValueError, match=rf"0009_x\.concurrent\.sql: .*{says}"):
-        index_statements(text, "0009_x.concurrent.sql")
+        read_statements(tmp_path / "0009_x.concurrent.sql")
