@@ -32,8 +32,9 @@ def main(root: str, asked: list[str]) -> None:
     for number, (first, *others) in ports.items():
         for types in others:
             print(
-                f"warning: the workers {first} and {types} have the same health port, {number}; the second to "
-                f"start ends. Put HEALTH_CHECK_PORT={next(free)} into {etc}/dreamcuts/{types}.env (mode 0600).",
+                f"warning: the workers {first} and {types} have the same health port, {number}; the second "
+                f"to start ends. Put HEALTH_CHECK_PORT={next(free)} into {etc}/dreamcuts/{types}.env "
+                "(mode 0600).",
                 file=sys.stderr,
             )
 

@@ -230,6 +230,17 @@ def test_what_comes_before_and_after_it_are_transactions_of_their_own(
     assert migrate(database) == []
 
 
+def test_functions_that_changed_come_after_it_if_nothing_else_does(
+    database: str, connection: psycopg.Connection, add: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    name = add("title.concurrent", CREATE)
+    with (tmp_path / "sql/functions/90_security.sql").open("a") as file:
+        file.write("\n-- a change\n")
+    applied = migrate(database)
+    assert applied[0] == name and applied[1] == "functions/10_graph.sql"
+    assert is_valid(connection) and status(database).is_current
+
+
 def test_a_failure_after_it_keeps_what_was_done_and_goes_on_from_there(
     database: str, connection: psycopg.Connection, add: Callable[[str, str], str], tmp_path: Path
 ) -> None:
