@@ -6,8 +6,8 @@ order of their names, whenever one of them changed. Everything happens in one tr
 lock: two runners at once apply it once, and a failure leaves the database as it was.
 
 `NNNN_subject.concurrent.sql` is the exception: an index of a large table is built outside of a transaction
-(see dreamcuts/db/concurrent.py), between what comes before it and after it, each a transaction of its own.
-In a database without a schema nobody can be disturbed, and it is one transaction even then.
+(see dreamcuts/db/concurrent_index.py), between what comes before it and after it, each a transaction of its
+own. In a database without a schema nobody can be disturbed, and it is one transaction even then.
 
 A migration never waits long for a table's lock. While it waits, every claim waits behind it; so it gives up
 after a moment, rolls back, and tries again. A concurrent build does wait: no claim waits behind it.
@@ -33,8 +33,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 
 from dreamcuts import __version__
-from dreamcuts.db import concurrent
 from dreamcuts.db.address import first_line, not_reached, not_valid
+from dreamcuts.db.concurrent_index import read_statements, run_statement
 from dreamcuts.db.jsontext import decode_json
 from dreamcuts.db.pooler import is_transaction_pooled
 from dreamcuts.db.sql import query, sql_folder
@@ -68,7 +68,7 @@ class Migration:
     def text(self) -> str:
         """What runs inside a transaction: of a concurrent one the plain form, for tables nobody uses yet."""
         if self.is_concurrent:
-            statements = concurrent.read(self.path)
+            statements = read_statements(self.path)
             return "".join(f"{statement.inside_transaction};\n" for statement in statements)
         return self.path.read_text(encoding="utf-8")
 
@@ -236,9 +236,9 @@ def _take_step(dsn: str, connection: Connection, lock_wait_s: float) -> list[str
             return []
         (migration,) = step.migrations
         session.execute(query("lift_limits").psycopg_text)
-        for statement in concurrent.read(migration.path):
+        for statement in read_statements(migration.path):
             with _named(migration.path):
-                concurrent.run_statement(session, statement, lambda: connect(dsn))
+                run_statement(session, statement, lambda: connect(dsn))
         _record(session, migration)
         return [migration.path.name]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dreamcuts.db import concurrent
+from dreamcuts.db import concurrent_index
 from dreamcuts.db import migrate as module
-from dreamcuts.db.concurrent import index_statements
+from dreamcuts.db.concurrent_index import read_statements
 from dreamcuts.db.migrate import full_sql, migrate, migrations, status
 from dreamcuts.errors import DatabaseError
 from tests.support import DEADLINE_S, Queue, is_blocked, wait_until
@@ -120,7 +120,7 @@ def test_it_says_what_it_waits_for(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(concurrent, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setattr(concurrent_index, "REPORT_EVERY_S", 0.05)
     caplog.set_level(logging.INFO, "dreamcuts.db")
     add("title.concurrent", CREATE)
     runner = Runner(database)
@@ -230,6 +230,17 @@ def test_what_comes_before_and_after_it_are_transactions_of_their_own(
     assert migrate(database) == []
 
 
+def test_functions_that_changed_come_after_it_if_nothing_else_does(
+    database: str, connection: psycopg.Connection, add: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    name = add("title.concurrent", CREATE)
+    with (tmp_path / "sql/functions/90_security.sql").open("a") as file:
+        file.write("\n-- a change\n")
+    applied = migrate(database)
+    assert applied[0] == name and applied[1] == "functions/10_graph.sql"
+    assert is_valid(connection) and status(database).is_current
+
+
 def test_a_failure_after_it_keeps_what_was_done_and_goes_on_from_there(
     database: str, connection: psycopg.Connection, add: Callable[[str, str], str], tmp_path: Path
 ) -> None:
@@ -287,6 +298,7 @@ def test_the_script_for_psql_builds_it_in_the_plain_form(
         ("-- nothing yet\n", "no statement"),
     ],
 )
-def test_a_file_holds_nothing_else(text: str, says: str) -> None:
+def test_a_file_holds_nothing_else(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "0009_x.concurrent.sql").write_text(text)
     with pytest.raises(ValueError, match=rf"0009_x\.concurrent\.sql: .*{says}"):
-        index_statements(text, "0009_x.concurrent.sql")
+        read_statements(tmp_path / "0009_x.concurrent.sql")

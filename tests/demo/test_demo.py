@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,13 +19,14 @@ import psycopg
 import pytest
 
 from dreamcuts.config import Settings
+from dreamcuts.demo import examples_folder
 from dreamcuts.embedded import remove_cluster
 from dreamcuts.processes import command_line
 from dreamcuts.sandbox.ffmpeg import probe
 
 
-@pytest.fixture
-def checkout() -> Iterator[Path]:
+@contextlib.contextmanager
+def new_checkout() -> Iterator[Path]:
     """A folder to run in, reachable for the user that Postgres runs as."""
     folder = Path(tempfile.mkdtemp(prefix="dreamcuts-demo-"))
     folder.chmod(0o755)
@@ -32,11 +35,23 @@ def checkout() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def start(folder: Path, **settings: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    with new_checkout() as folder:
+        yield folder
+
+
+@pytest.fixture
+def other_checkout() -> Iterator[Path]:
+    with new_checkout() as folder:
+        yield folder
+
+
+def start(folder: Path, *options: str, **settings: str) -> subprocess.Popen[str]:
     names = {name.upper() for name in Settings.model_fields}
     environment = {name: text for name, text in os.environ.items() if name not in names}
     return subprocess.Popen(
-        [sys.executable, "-m", "dreamcuts", "demo"],
+        [sys.executable, "-m", "dreamcuts", "demo", *options],
         cwd=folder,
         env=environment | settings,
         stdout=subprocess.PIPE,
@@ -153,6 +168,36 @@ def test_second_demo_in_one_folder_says_why_it_does_not_start(checkout: Path) ->
     assert "in use by another DreamCuts process" in output
     os.killpg(demo.pid, signal.SIGINT)
     demo.communicate(timeout=60)
+
+
+def short_film(folder: Path, seconds: float) -> str:
+    """A file with the example's first scene alone, small and of that length: three jobs."""
+    manifest = json.loads((examples_folder() / "demo.json").read_text("utf-8"))
+    manifest["metadata"]["durationSeconds"] = seconds
+    (scene,) = manifest["scenes"] = manifest["scenes"][:1]
+    scene["durationSeconds"] = seconds
+    del scene["musicCue"], manifest["audio"]["music"], manifest["audio"]["sfx"]
+    manifest["assets"] = {"img_dawn": manifest["assets"]["img_dawn"]}
+    manifest["render"] |= {"resolution": {"width": 640, "height": 360}, "backgroundMusic": False}
+    file = folder / "film.json"
+    file.write_text(json.dumps(manifest), "utf-8")
+    return str(file)
+
+
+def test_two_demos_side_by_side_do_not_disturb_each_other(checkout: Path, other_checkout: Path) -> None:
+    """Each has its own Postgres, sandbox and workers; the first one's end takes nothing from the second."""
+    lengths = {checkout: 4.0, other_checkout: 5.0}
+    demos = {
+        folder: start(folder, "--manifest", short_film(folder, seconds))
+        for folder, seconds in lengths.items()
+    }
+    for folder, demo in demos.items():
+        output, _ = demo.communicate(timeout=180)
+        assert demo.returncode == 0, output
+        media = asyncio.run(probe(str(folder / "out" / "demo.mp4")))
+        assert media.duration == pytest.approx(lengths[folder], abs=0.1)
+        assert "3 jobs in 3 attempts" in output, "a job was tried twice, or is of the other's film"
+    assert not left_of(checkout) and not left_of(other_checkout)
 
 
 def test_database_url_is_used_instead(checkout: Path, empty_database: str) -> None:

@@ -56,19 +56,19 @@ class IndexStatement:
         return self.text.replace(" concurrently ", " ", 1)
 
 
-def index_statements(text: str, file_name: str) -> list[IndexStatement]:
+def read_statements(path: Path) -> list[IndexStatement]:
     """The statements of a file. Raises ValueError if it holds anything else."""
     found = []
-    for statement in _split(text):
+    for statement in _split(path.read_text(encoding="utf-8")):
         match = _STATEMENT.fullmatch(statement)
         if match is None:
             raise ValueError(
-                f"{file_name}: a concurrent migration holds `create [unique] index concurrently NAME on ...` "
+                f"{path.name}: a concurrent migration holds `create [unique] index concurrently NAME on ...` "
                 f"and `drop index concurrently [if exists] NAME` only, not: {statement[:60]}"
             )
         found.append(IndexStatement(statement, match["index"], match["create"] is not None))
     if not found:
-        raise ValueError(f"{file_name}: holds no statement")
+        raise ValueError(f"{path.name}: holds no statement")
     return found
 
 
@@ -148,8 +148,3 @@ def _reports(pid: int, statement: IndexStatement, connect: Connect) -> Iterator[
     finally:
         over.set()
         thread.join()
-
-
-def read(path: Path) -> list[IndexStatement]:
-    """The statements of a file of that kind."""
-    return index_statements(path.read_text(encoding="utf-8"), path.name)
