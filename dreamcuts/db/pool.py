@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from dreamcuts.db.address import not_reached, not_valid
+from dreamcuts.db.address import as_url, not_reached, not_valid
 from dreamcuts.db.jsontext import decode_json, encode_json
 
 APPLICATION = "dreamcuts"
@@ -48,7 +48,7 @@ async def open_pool(
     """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
     try:
         pool = await asyncpg.create_pool(
-            dsn,
+            as_url(dsn),
             min_size=0,  # else the pool itself tries to reconnect, and logs a traceback for each try
             max_size=size,
             max_inactive_connection_lifetime=300,
@@ -72,7 +72,7 @@ async def open_pool(
 
 async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:
     """A connection of its own, e.g. for LISTEN. Raises what asyncpg raises."""
-    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled))
+    return await asyncpg.connect(as_url(dsn), timeout=10, command_timeout=60, **_options(pooled))
 
 
 def _options(pooled: bool) -> dict[str, Any]:
