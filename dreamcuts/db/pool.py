@@ -46,9 +46,10 @@ async def open_pool(
     dsn: str, *, size: int, pooled: bool = False, statement_s: float = 60.0
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
+    dsn = as_url(dsn)
     try:
         pool = await asyncpg.create_pool(
-            as_url(dsn),
+            dsn,
             min_size=0,  # else the pool itself tries to reconnect, and logs a traceback for each try
             max_size=size,
             max_inactive_connection_lifetime=300,
@@ -72,7 +73,8 @@ async def open_pool(
 
 async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:
     """A connection of its own, e.g. for LISTEN. Raises what asyncpg raises."""
-    return await asyncpg.connect(as_url(dsn), timeout=10, command_timeout=60, **_options(pooled))
+    dsn = as_url(dsn)
+    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled))
 
 
 def _options(pooled: bool) -> dict[str, Any]:
