@@ -38,7 +38,9 @@ WORKDIR /var/lib/dreamcuts
 EXPOSE 8080
 # Drains; give it time: `docker stop --time 100`.
 STOPSIGNAL SIGTERM
+# /live, not /health or /ready: Swarm and ECS replace what is unhealthy, and while the database is away, or the worker
+# drains, a new one would do no better. Nothing is asked where the health server is off, or its port is the OS's choice.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['HEALTH_CHECK_PORT']}/health\", timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request; port = os.environ.get('HEALTH_CHECK_PORT') or '8080'; off = os.environ.get('ENABLE_HEALTH_CHECK', '').lower() not in ('true', '1', 'yes', 'on', 't', 'y'); off or port == '0' or urllib.request.urlopen(f'http://127.0.0.1:{port}/live', timeout=4)"]
 ENTRYPOINT ["dreamcuts"]
 CMD ["work"]

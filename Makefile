@@ -40,5 +40,5 @@ chaos: setup ## Break workers, Postgres and providers at random, then check ever
 bench: ## Compare with other Postgres queues: docs/benchmarks.md (QUICK=1: a small run)
 	@PYTHON="$(PYTHON)" exec bin/bench $(if $(QUICK),--quick) $(ARGS)
 
-clean: ## Remove what was built, the demo's database, and the virtual environment
+clean: ## Remove what was built, the demo's database, and the virtual environments
 	@bin/clean $(VENV)

@@ -4,6 +4,7 @@ python -m benchmarks                    all queues that are installed, three rou
 python -m benchmarks --quick            one round, fewer jobs
 python -m benchmarks --only dreamcuts,bare --docs /tmp/report
 python -m benchmarks --depth            with a deep queue and a held snapshot too
+python -m benchmarks --own              with graphs, fan-in and fan-out, idle workers and memory too
 python -m benchmarks --render           write the report anew from the figures that are there
 """
 
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.harness import Arena, BenchError, Server, bench_server, log_folder
+from benchmarks.own import own_tables
 from benchmarks.report import write_report
 from benchmarks.results import Line, Results, percentile
 from benchmarks.systems import DREAMCUTS, ENTRIES, Entry
@@ -52,6 +54,8 @@ def main() -> int:
                 print(f"[{time.monotonic() - began:4.0f} s] round {number + 1}: {_told(line)}", flush=True)
         if options.depth and DREAMCUTS.key in arenas:
             results.depth = _deep(server, arenas[DREAMCUTS.key], options)
+        if options.own and DREAMCUTS.key in arenas:
+            results.own = own_tables(server, arenas[DREAMCUTS.key], options.scale)
         for arena in arenas.values():
             arena.close()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the report goes")
     parser.add_argument("--shared-buffers", default="1GB")
     parser.add_argument("--depth", action="store_true", help="also drain a deep queue, plain and held")
+    parser.add_argument("--own", action="store_true", help="also graphs, fan-in, idle workers, memory")
     parser.add_argument("--depth-jobs", type=int, default=1_000_000)
     parser.add_argument("--depth-seconds", type=float, default=20.0)
     parser.add_argument("--render", action="store_true")

@@ -127,6 +127,17 @@ class WorkerProcess:
         if self._process.poll() is not None:
             raise BenchError(f"a worker ended: {last_line(self._errors)}")
 
+    def cpu_seconds(self) -> float:
+        """CPU time that it has used, 0 where /proc does not say."""
+        return process_cpu(self._process.pid)
+
+    def resident_mb(self) -> float:
+        """Its resident size, 0 where /proc does not say."""
+        with contextlib.suppress(OSError):
+            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return 0.0
+
     def kill(self) -> None:
         """End it at once: what is measured is over."""
         with uninterrupted():
@@ -195,7 +206,7 @@ class Arena:
         self._server_ask("checkpoint")
         wal, commits = self._counters()
         polls = 0
-        with self._workers(entry, workers) as running:
+        with self.workers(entry, workers) as running:
             deadline = time.monotonic() + TIMEOUT_S
             while self._busy(running, jobs, deadline):
                 time.sleep(0.01)
@@ -218,7 +229,7 @@ class Arena:
         """Seconds from just before the enqueue to the start, for jobs that come to an idle worker."""
         self.reset()
         self._ask("tidy")
-        with self._workers(entry, 1) as (worker,):
+        with self.workers(entry, 1) as (worker,):
             if not worker.is_ready.wait(TIMEOUT_S):
                 raise BenchError("the worker did not come up")
             time.sleep(1)  # a worker that has just come up is not idle yet
@@ -232,7 +243,7 @@ class Arena:
     def progress(self, entry: Entry, seconds: float, window: float) -> list[float]:
         """Starts per second of one worker on a deep queue, window by window."""
         rates = []
-        with self._workers(entry, 1) as (worker,):
+        with self.workers(entry, 1) as (worker,):
             deadline = time.monotonic() + TIMEOUT_S
             while self._busy([worker], 1, deadline):
                 time.sleep(0.01)
@@ -246,6 +257,15 @@ class Arena:
         self._await_sessions()
         return rates
 
+    def statements(self) -> float:
+        """Statements that the queue's sessions have sent so far; 0 without pg_stat_statements."""
+        return self._statements() if self._server.has_statements else 0.0
+
+    def session_pids(self) -> list[int]:
+        """The server's processes of the queue's sessions."""
+        names = {"database": self._system.key, "role": ROLE}
+        return [row[0] for row in self.connection.execute(STATEMENTS["session_pids"].psycopg_text, names)]
+
     def unfinished(self) -> int:
         """Jobs that are not done."""
         row = self.connection.execute(self._system.sql["unfinished"].text).fetchone()
@@ -253,7 +273,7 @@ class Arena:
         return int(row[0])
 
     @contextlib.contextmanager
-    def _workers(self, entry: Entry, count: int) -> Iterator[list[WorkerProcess]]:
+    def workers(self, entry: Entry, count: int) -> Iterator[list[WorkerProcess]]:
         running: list[WorkerProcess] = []
         try:
             for number in range(count):
@@ -316,6 +336,15 @@ class Arena:
     def _server_ask(self, name: str) -> None:
         with self._server.connect("postgres") as connection:
             connection.execute(STATEMENTS[name].text)
+
+
+def process_cpu(pid: int) -> float:
+    """CPU seconds of a process on this machine, 0 if it is gone or /proc does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def last_line(file: Path) -> str:

@@ -100,6 +100,7 @@ def _markdown(results: Results) -> str:
         _table(_once_a_system(results.lines), ENQUEUE),
         "![Enqueue in bulk](benchmarks/bulk.svg)\n\n![Enqueue one at a time](benchmarks/single.svg)",
         *_depth(results),
+        *_own(results),
         "## Where DreamCuts stands",
         _standing(results),
         "## Settings",
@@ -108,7 +109,8 @@ def _markdown(results: Results) -> str:
         HOW.strip(),
         "## Repeat it",
         "`make bench` needs some minutes and an idle machine; `make bench QUICK=1` is a smaller run. "
-        "`make bench ARGS=--depth` adds a deep queue and a held snapshot. Graphile Worker and pg-boss are "
+        "`make bench ARGS='--depth --own'` adds a deep queue, a held snapshot, and what only DreamCuts has "
+        "(graphs, idle workers). Graphile Worker and pg-boss are "
         "measured where node and npm are installed. `dreamcuts bench` measures a server of your own.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -196,6 +198,15 @@ def _settings(results: Results) -> str:
     notes = [f"Not measured: {text}." for text in results.skipped]
     notes += [f"{line.title} failed: {line.failure}." for line in results.lines if line.failure]
     return "\n".join(rows) + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def _own(results: Results) -> list[str]:
+    parts = []
+    for table in results.own:
+        rows = ["| " + " | ".join(table.head) + " |", "|---|" + "---:|" * (len(table.head) - 1)]
+        rows += ["| " + " | ".join(row) + " |" for row in table.rows]
+        parts += [f"## {table.title}", table.text, "\n".join(rows)]
+    return parts
 
 
 def _depth(results: Results) -> list[str]:

@@ -41,6 +41,16 @@ class Line:
 
 
 @dataclass
+class Table:
+    """Figures of DreamCuts alone: what was measured, in words, and rows under headings."""
+
+    title: str
+    text: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
 class Results:
     """A whole run: where and when, a line for each queue, and what was not measured, and why."""
 
@@ -48,6 +58,7 @@ class Results:
     lines: list[Line] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     depth: dict[str, Any] | None = None
+    own: list[Table] = field(default_factory=list)
     busy: bool = False  # others used the machine: the figures compare nothing
 
     def save(self, file: Path) -> None:
@@ -59,7 +70,8 @@ class Results:
         """Read what `save` wrote."""
         value = json.loads(file.read_text("utf-8"))
         lines = [Line(**line) for line in value.pop("lines")]
-        return cls(**value, lines=lines)
+        own = [Table(**table) for table in value.pop("own", [])]
+        return cls(**value, lines=lines, own=own)
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
     max_concurrent_jobs: int | None = Field(None, ge=1, description="Slots per job type")
     retry_delay_ms: int | None = Field(None, ge=0, description="First retry delay, in milliseconds")
 
-    poll_interval_s: float = Field(1.0, gt=0, description="Seconds between polls when nothing notifies")
+    poll_interval_s: float = Field(
+        1.0,
+        gt=0,
+        description="Seconds until an idle worker looks for work; up to 10 s while notifications arrive",
+    )
     heartbeat_s: float = Field(10.0, gt=0, description="Seconds between heartbeats")
     lease_s: float = Field(45.0, gt=0, description="Seconds after which a silent worker counts as dead")
     archive_after_days: int = Field(

@@ -15,14 +15,15 @@ from dreamcuts.config import Settings
 from dreamcuts.db.migrate import status
 from dreamcuts.db.pooler import is_transaction_pooled
 from dreamcuts.jobs.base import JobType
-from dreamcuts.processes import is_supervised, start_anew
+from dreamcuts.processes import calm_the_collector, has_uvloop, is_supervised, start_anew
 from dreamcuts.providers.registry import load_providers
 from dreamcuts.server.beside import beside_worker, health_port, make_tracing
 from dreamcuts.server.metrics import Metrics
 from dreamcuts.systemd import Notifier, telling_systemd
 from dreamcuts.worker.observer import Observers
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra, and slow to import
     from dreamcuts.server.tracing import Tracing
@@ -55,6 +56,8 @@ def run_service(
             settings.poll_interval_s,
             extra={"tag": "DATABASE"},
         )
+    if not settings.enable_workers:
+        slots = dict.fromkeys(slots, 0)  # whoever looks for a worker of these types must not find us
     options = WorkerOptions(
         slots=slots,
         poll_interval=settings.poll_interval_s,
@@ -75,7 +78,8 @@ def run_service(
     tracing = make_tracing(settings)
     observers = [observer for observer in (metrics, tracing) if observer is not None]
     worker = Worker(dsn, job_types, options, tools_from(settings), Observers(observers))
-    anyio.run(_run, worker, settings, metrics, tracing, port)
+    calm_the_collector()
+    anyio.run(_run, worker, settings, metrics, tracing, port, backend_options={"use_uvloop": has_uvloop()})
     if worker.wants_restart():
         start_anew(supervised=supervised)
     return worker.counts

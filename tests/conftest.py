@@ -19,6 +19,7 @@ from dreamcuts.config import Settings
 from dreamcuts.db.migrate import migrate
 from dreamcuts.embedded import EmbeddedPostgres
 from dreamcuts.sandbox import Sandbox
+from tests.postgres_guard import guarded
 
 TEST_SETTINGS = {
     "fsync": "off",
@@ -47,7 +48,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """A server of this test process, thrown away at the end."""
     prefer = "wheel" if os.environ.get("DREAMCUTS_TEST_POSTGRES") == "wheel" else "system"
-    with EmbeddedPostgres(prefer=prefer, settings=TEST_SETTINGS) as server:
+    with guarded(EmbeddedPostgres(prefer=prefer, settings=TEST_SETTINGS)) as server:
         yield server
 
 

@@ -15,6 +15,7 @@ from dreamcuts.bench.noop import DEFAULT_SLOTS, noop_worker
 from dreamcuts.client import Client
 from dreamcuts.db.migrate import migrate
 from dreamcuts.db.sql import query
+from dreamcuts.processes import calm_the_collector
 from dreamcuts.worker.worker import Worker
 
 TYPES = list(DEFAULT_SLOTS)
@@ -46,9 +47,11 @@ class DreamCuts:
         self._client.enqueue(TYPES[self._count % len(TYPES)], payload)
 
     async def work(self, dsn: str, options: Options, hit: Hit, ready: Callable[[], None]) -> None:
-        slots = {name: int(options.get("slots", usual)) for name, usual in DEFAULT_SLOTS.items()}
+        types = options.get("types", TYPES)
+        slots = {name: int(options.get("slots", DEFAULT_SLOTS[name])) for name in types}
         with tempfile.TemporaryDirectory(prefix="dreamcuts-bench-") as folder:
             worker = noop_worker(dsn, slots, folder=folder, on_start=hit)
+            calm_the_collector()  # as `dreamcuts work` does
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_tell, worker, ready)
                 await worker.run()

@@ -27,6 +27,9 @@ select pg_terminate_backend(pid) from pg_stat_activity where datname = @database
 -- name: sessions :scalar
 select count(*) from pg_stat_activity where datname = @database::text and usename = @role::text;
 
+-- name: session_pids :many
+select pid from pg_stat_activity where datname = @database::text and usename = @role::text;
+
 -- name: reset_statements :exec
 select pg_stat_statements_reset();
 

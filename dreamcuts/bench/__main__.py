@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from dreamcuts.bench.noop import noop_worker
-from dreamcuts.processes import end_with_parent
+from dreamcuts.processes import calm_the_collector, end_with_parent, has_uvloop
 from dreamcuts.worker.worker import Worker
 
 
@@ -33,7 +33,8 @@ def main() -> None:
             folder=folder,
             until_idle=given.get("until_idle", False),
         )
-        anyio.run(_work, worker)
+        calm_the_collector()
+        anyio.run(_work, worker, backend_options={"use_uvloop": has_uvloop()})
 
 
 async def _work(worker: Worker) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
+import anyio
+
 from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobContext, Payload, Result
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 
 DEFAULT_SLOTS = {
     "bench_1": 3,
@@ -25,9 +28,15 @@ DEFAULT_SLOTS = {
 
 
 class NoOpPayload(Payload):
-    """`sentAt` is when the job was about to be inserted, in seconds since 1970 on this machine's clock."""
+    """`sentAt` is when the job was about to be inserted, in seconds since 1970 on this machine's clock.
+
+    `sleepMs` stands for a provider that takes that long. With `timed` the result says when it began and
+    ended.
+    """
 
     sent_at: float | None = None
+    sleep_ms: float | None = None
+    timed: bool = False
 
 
 def _nothing(_sent_at: float | None) -> None:
@@ -51,10 +60,15 @@ class NoOp:
 
     async def run(self, ctx: JobContext, payload: NoOpPayload) -> Result:
         """Note the start, and be done."""
+        began = time.time() if payload.timed or payload.sent_at is not None else 0.0
         self._on_start(payload.sent_at)
+        if payload.sleep_ms is not None:
+            await anyio.sleep(payload.sleep_ms / 1000)
+        if payload.timed:
+            return Result(data={"beganAt": began, "endedAt": time.time()})
         if payload.sent_at is None:
             return Result()
-        return Result(data={"waitedMs": (time.time() - payload.sent_at) * 1000})
+        return Result(data={"waitedMs": (began - payload.sent_at) * 1000})
 
 
 def noop_worker(

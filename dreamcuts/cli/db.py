@@ -18,7 +18,7 @@ def db() -> None:
 
 @db.command()
 def migrate() -> None:
-    """Apply what the schema lacks, all of it in one transaction. Safe to run again, and by two at once."""
+    """Apply what the schema lacks. Safe while workers run, to run again, and by two at once."""
     from dreamcuts.db.migrate import migrate as run
 
     applied = run(database_url())

@@ -31,9 +31,7 @@ def as_url(dsn: str) -> str:
     if not parts:
         return dsn
     name = parts.pop("dbname", "")
-    path = (
-        f"/{quote(name, safe='')}" if name else ""
-    )  # an empty path would hide a dbname
+    path = f"/{quote(name, safe='')}" if name else ""  # an empty path would hide a dbname
     return f"postgresql://{path}?{urlencode(parts, quote_via=quote)}"
 
 

@@ -6,8 +6,10 @@ when `pooled` says so. JSON comes and goes as Python objects.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -37,9 +39,17 @@ RETRY_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,  # a failover under way: this is not the primary any more
+    asyncpg.ReadOnlySQLTransactionError,  # a failover under way; see `leave_read_only`
 )
 """Errors after which a transaction should simply be tried again."""
+
+CONTENTION_ERRORS: tuple[type[BaseException], ...] = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+)
+"""Those of RETRY_ERRORS that are an answer: the database is there, others use it too."""
 
 
 async def open_pool(
@@ -57,7 +67,7 @@ async def open_pool(
             reset=_leave_as_it_is,
             timeout=10,
             command_timeout=statement_s,
-            **_options(pooled),
+            **_options(dsn, pooled),
         )
         try:
             async with pool.acquire():
@@ -67,21 +77,52 @@ async def open_pool(
             raise
     except (ValueError, asyncpg.ClientConfigurationError):
         raise not_valid() from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # none of several hosts takes writes
+    ) as error:
         raise not_reached(dsn, error) from None
 
 
 async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:
     """A connection of its own, e.g. for LISTEN. Raises what asyncpg raises."""
     dsn = as_url(dsn)
-    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(pooled))
+    return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(dsn, pooled))
 
 
-def _options(pooled: bool) -> dict[str, Any]:
-    return {
+async def leave_read_only(pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
+    """Part with a session that takes no writes, and with all others of the pool, before the next try.
+
+    A session keeps what it was when it began: on a server that is not the primary any more, or in a database
+    whose `default_transaction_read_only` was on, it refuses every write for as long as it lives.
+    """
+    await pool.expire_connections()  # those in use now end when they are given back
+    connection.terminate()
+
+
+def _options(dsn: str, pooled: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
         "server_settings": {"application_name": APPLICATION},
         "statement_cache_size": 0 if pooled else 100,
     }
+    if _has_several_hosts(dsn):
+        options["target_session_attrs"] = "read-write"  # the primary, whichever of them it is now
+    return options
+
+
+def _has_several_hosts(dsn: str) -> bool:
+    """Whether the address names several hosts, and leaves open which of them is meant."""
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        return False  # asyncpg says what is wrong with it
+    named = parse_qs(parts.query)
+    if "target_session_attrs" in named or "PGTARGETSESSIONATTRS" in os.environ:
+        return False
+    return any("," in hosts for hosts in (parts.netloc.rpartition("@")[2], *named.get("host", ())))
 
 
 async def _leave_as_it_is(_connection: Any) -> None:

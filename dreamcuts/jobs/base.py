@@ -127,6 +127,13 @@ class CallLog(Protocol):
         """
         ...
 
+    async def may_send(self, call: UUID) -> None:
+        """Return when the request of `call` may leave: at once, unless this process slept past its lease.
+
+        Called right before the request. Whoever is cancelled while it waits has sent nothing.
+        """
+        ...
+
     async def made_before(
         self, provider: str, endpoint: str, identity: Mapping[str, Any]
     ) -> MadeBefore | None:
@@ -211,7 +218,7 @@ class JobContext(Protocol):
         ...
 
     async def save(self, source: Path, name: str, content_type: str) -> Asset:
-        """Store a file of this job under a name that does not depend on the attempt."""
+        """Store a file of this job under a name that depends on what is in it, and not on the attempt."""
         ...
 
 

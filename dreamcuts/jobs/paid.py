@@ -17,6 +17,7 @@ refuses the account, the chain goes on with a step of another one, if it has one
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ import anyio
 
 from dreamcuts.errors import ConfigError, ErrorClass, InvalidRequest, JobError, ProviderError
 from dreamcuts.jobs.base import JobContext, OpenCall
-from dreamcuts.jobs.queued import QueuedStep, cancel_call, close_failed
+from dreamcuts.jobs.queued import QueuedStep, cancel_call, close_failed, close_unsent
 from dreamcuts.jobs.reuse import request_hash, reuse_if_made
 from dreamcuts.jobs.steps import Collect, Collected, Outcome, Request, Skip, Step
 from dreamcuts.storage.paths import unsigned
@@ -127,6 +128,11 @@ async def direct_call(
     call_id = await ctx.calls.begin(
         provider, endpoint, request=request, step=step, estimate_usd=estimate_usd, **same
     )
+    try:
+        await ctx.calls.may_send(call_id)  # nothing may come between this and the request
+    except asyncio.CancelledError:
+        await close_unsent(ctx, call_id)
+        raise
     try:
         answer = await call()
     except JobError as error:

@@ -21,10 +21,14 @@ T = TypeVar("T")
 
 SUBMIT_GRACE_S = 10.0
 """How long a cancelled job waits for the answer to a submission that is on its way."""
+CLOSE_GRACE_S = 10.0
+"""How long a cancelled job takes at most to close a call that it has not sent."""
 ASK_AGAIN = 5
 """Failed status questions in a row before the attempt ends; the call stays open for the next one."""
 _MAX_ASK_DELAY_S = 30.0
 _PASSING = (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMITED, ErrorClass.OVERLOADED)
+_late: set[asyncio.Future[Any]] = set()
+"""Submissions whose job did not wait any longer. asyncio alone would not keep them."""
 
 
 class _TooSlow(ProviderError):
@@ -101,15 +105,28 @@ class QueuedStep:
             step=self.index,
             estimate_usd=plan.estimate_usd,
         )
-        return await _uncancelled(self._submit_and_record(call_id, provider, plan))
+        sent = anyio.Event()
+        try:
+            return await _uncancelled(self._submit_and_record(call_id, provider, plan, sent), sent)
+        except asyncio.CancelledError:
+            if not sent.is_set():
+                await close_unsent(self.ctx, call_id)
+            raise
 
     async def _submit_and_record(
-        self, call_id: UUID, provider: QueuedProvider, plan: Request
+        self, call_id: UUID, provider: QueuedProvider, plan: Request, sent: anyio.Event
     ) -> tuple[UUID, Ticket]:
+        await self.ctx.calls.may_send(call_id)  # nothing may come between this and the request
+        sent.set()
         try:
             ticket = await provider.submit(self.step.endpoint, plan.body)
         except JobError as error:
             await close_failed(self.ctx, call_id, error)
+            raise
+        except Exception as error:
+            await self.ctx.calls.finish(
+                call_id, "unknown", error=f"{type(error).__name__} while the request was under way"
+            )
             raise
         if self.fallbacks:
             ticket = replace(ticket, detail={**ticket.detail, "fallbacks": list(self.fallbacks)})
@@ -168,6 +185,12 @@ async def close_failed(ctx: JobContext, call_id: UUID, error: JobError) -> None:
     await ctx.calls.finish(call_id, "unknown" if unknown else "failed", error=str(error), detail=detail)
 
 
+async def close_unsent(ctx: JobContext, call_id: UUID) -> None:
+    """Close a call whose job is stopped before the request was sent."""
+    with anyio.move_on_after(CLOSE_GRACE_S, shield=True):
+        await ctx.calls.finish(call_id, "cancelled", error="stopped before the request was sent")
+
+
 async def cancel_call(provider: Provider, endpoint: str, ticket: Ticket | None, why: str) -> tuple[str, str]:
     """Ask a provider to drop an open call. Returns the status and the text to close it with.
 
@@ -192,16 +215,26 @@ def _ask_again(error: ProviderError) -> bool:
     return error.outcome_unknown and error.error_class in _PASSING
 
 
-async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end even if the caller is cancelled meanwhile (for at most SUBMIT_GRACE_S)."""
+async def _uncancelled(work: Coroutine[Any, Any, T], sent: anyio.Event) -> T:
+    """Run `work` to its end even if the caller is cancelled meanwhile, once its request is `sent`.
+
+    The caller waits for it for at most SUBMIT_GRACE_S. An answer that comes later is still recorded, as long
+    as the process lives: the job's next claim waits for it.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        if not sent.is_set():
+            task.cancel()
+        _late.add(task)
+        task.add_done_callback(_is_over)
         with anyio.CancelScope(shield=True):
             await asyncio.wait({task}, timeout=SUBMIT_GRACE_S)
-        if not task.done():
-            task.cancel()
-        elif not task.cancelled():
-            task.exception()  # taken here, so that asyncio does not report it as never retrieved
         raise
+
+
+def _is_over(task: asyncio.Future[Any]) -> None:
+    _late.discard(task)
+    if not task.cancelled():
+        task.exception()  # taken here, so that asyncio does not report it as never retrieved

@@ -54,6 +54,7 @@ class Provider(Protocol):
     """Names of the settings without which the provider cannot work, e.g. `("FAL_KEY",)`."""
     # Optional, and read only where they are there:
     #   cancels: ClassVar[bool] = True   False: `cancel` does nothing, an open request runs on and is billed
+    #   answers_within_s: ClassVar[float] = 60   how long `submit` may take; for so long another attempt waits
     #   async def check(self) -> str     try the key without paying; returns what was found, for people
 
     @classmethod

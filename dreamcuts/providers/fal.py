@@ -18,7 +18,7 @@ import httpx
 from dreamcuts.config import Settings
 from dreamcuts.errors import ErrorClass, ProviderError
 from dreamcuts.providers.base import Done, Pending, Ticket
-from dreamcuts.providers.fal_transport import Answered, FalClient, NoAnswer
+from dreamcuts.providers.fal_transport import TIMEOUT_S, Answered, FalClient, NoAnswer
 from dreamcuts.providers.redaction import redact
 from dreamcuts.providers.rules import (
     REQUEST_GONE,
@@ -109,6 +109,7 @@ class FalProvider:
 
     name: ClassVar[str] = "fal"
     settings_needed: ClassVar[tuple[str, ...]] = ("FAL_KEY",)
+    answers_within_s: ClassVar[float] = TIMEOUT_S
 
     def __init__(self, client: FalClient, *, secrets: tuple[str, ...]) -> None:
         self._client = client

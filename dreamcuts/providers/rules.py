@@ -6,7 +6,6 @@ knows is transient, with its body kept.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -52,21 +51,30 @@ def decide(rules: Sequence[Rule], *, status: int | None, code: str | None, messa
     return next((rule for rule in rules if rule.matches(status, code, message)), UNKNOWN)
 
 
-def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """The answer's Retry-After in seconds (RFC 9110: seconds or a date), at most an hour, or None."""
-    value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "").strip()
-    if not value:
-        return None
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The answer's Retry-After in seconds (RFC 9110, 10.2.3: seconds or a date), at most an hour, or None.
+
+    A date is one of the server's clock, and counts from the answer's own Date: our clock may be wrong.
+    """
+    known = {name.lower(): text.strip() for name, text in headers.items()}
+    value = known.get("retry-after", "")
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
-        except (TypeError, ValueError):
+        until, sent = _timestamp(value), _timestamp(known.get("date", ""))
+        if until is None or sent is None:
             return None
+        seconds = until - sent
     if seconds != seconds:  # NaN
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _timestamp(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from dreamcuts.providers.rules import (
 ENVIRONMENTS = ("stage", "v1")
 RATE_WINDOW_S = 60.0
 """Shotstack docs, "Limitations": limits are per key and per fixed window of a minute."""
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+TIMEOUT_S = 60.0
+TIMEOUT = httpx.Timeout(TIMEOUT_S, connect=10.0)
 
 RULES: tuple[Rule, ...] = (
     # Shotstack docs, "Limitations" and "General FAQ", and its OpenAPI definition. First match wins.
@@ -66,6 +67,7 @@ class ShotstackProvider:
     name: ClassVar[str] = "shotstack"
     settings_needed: ClassVar[tuple[str, ...]] = ("SHOTSTACK_API_KEY",)
     cancels: ClassVar[bool] = False
+    answers_within_s: ClassVar[float] = TIMEOUT_S
 
     def __init__(self, http: httpx.AsyncClient, *, secrets: tuple[str, ...]) -> None:
         self._http = http

@@ -48,6 +48,8 @@ class Listener:
         self._echo = anyio.Event()
         self._expected = ""
         self._deaf = False
+        self.hears = False
+        """Whether notifications arrive, as far as is known."""
 
     async def run(self) -> None:
         """Listen until cancelled, reconnecting with backoff."""
@@ -66,6 +68,7 @@ class Listener:
             except _ERRORS as error:
                 log.debug("LISTEN: connection lost (%s)", type(error).__name__)
             finally:
+                self.hears = False
                 connection.terminate()
             await anyio.sleep(DEAF_RETRY_S if self._deaf else retry_delay(1))
 
@@ -77,6 +80,7 @@ class Listener:
         connection.add_termination_listener(lambda _: lost.set())
         self._on_jobs("")  # what was inserted before we listened has notified nobody
         while await self._echoes(connection):
+            self.hears = True
             if self._deaf:
                 self._deaf = False
                 log.info("Notifications arrive again", extra={"tag": "DATABASE"})

@@ -8,6 +8,7 @@ import random
 import time
 
 from dreamcuts.db.address import first_line
+from dreamcuts.db.pool import CONTENTION_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ class Outage:
         return math.inf if self._over is None else time.monotonic() - self._over
 
     def failed(self, error: BaseException) -> None:
-        """A statement failed for want of the database."""
+        """A statement failed, and is tried again: for want of the database, unless it has answered."""
+        if isinstance(error, CONTENTION_ERRORS):
+            log.info("A statement is tried again: %s: %s", type(error).__name__, first_line(error))
+            return
         if self._since is None:
             self._since = time.monotonic()
             log.warning(

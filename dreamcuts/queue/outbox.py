@@ -72,7 +72,7 @@ class Outbox:
     def put(self, worker: UUID, outcome: Outcome) -> None:
         """Add the outcome of a job that `worker`, an incarnation of this process, holds."""
         # What waits for a lock holds up its own manifest alone: none of it may join the batch of the others.
-        not_before = self._aside.get(_locked_with(outcome), 0.0)
+        not_before = self._aside.get(_locked_with(outcome), 0.0) if self._aside else 0.0
         self._waiting.append(_Entry(worker, *_storable(outcome), not_before))
         self._wake()
 
@@ -91,7 +91,9 @@ class Outbox:
     async def run(self) -> None:
         """Write outcomes until cancelled."""
         while True:
-            due = min((entry.not_before for entry in self._waiting), default=math.inf)
+            due = math.inf
+            if self._waiting:
+                due = min(entry.not_before for entry in self._waiting) if self._aside else 0.0
             if due > time.monotonic():
                 self._changed = anyio.Event()
                 with anyio.move_on_after(due - time.monotonic()):
@@ -116,10 +118,13 @@ class Outbox:
         batch: list[_Entry] = []
         left: list[_Entry] = []
         chars = 0
-        for entry in self._waiting:
+        for place, entry in enumerate(self._waiting):
+            if len(batch) >= LARGEST_BATCH:
+                left += self._waiting[place:]
+                break
             fits = _is_alike(entry, first)
             chars += entry.chars if fits else 0
-            full = len(batch) >= LARGEST_BATCH or (chars > LARGEST_BATCH_CHARS and batch)
+            full = chars > LARGEST_BATCH_CHARS and batch
             (batch if fits and not full else left).append(entry)
         self._waiting = left
         self._writing = batch
@@ -200,16 +205,22 @@ class Outbox:
             self._done([Settled(outcome, None)])
 
     def _done(self, settled: Sequence[Settled]) -> None:
-        over = {entry.outcome.job.id for entry in settled}
-        self._writing = [entry for entry in self._writing if entry.outcome.job.id not in over]
+        if len(settled) == len(self._writing):
+            self._writing = []  # all of the batch, as nearly always
+        else:
+            over = {entry.outcome.job.id for entry in settled}
+            self._writing = [entry for entry in self._writing if entry.outcome.job.id not in over]
         for entry in settled:
-            self._aside.pop(_locked_with(entry.outcome), None)
+            if self._aside:
+                self._aside.pop(_locked_with(entry.outcome), None)
             self._on_settled(entry)
 
 
 def _is_alike(entry: _Entry, first: _Entry) -> bool:
     """Whether an entry can go into one statement with the first. What was put aside goes by its manifest."""
-    if entry.worker != first.worker or type(entry.outcome) is not type(first.outcome):
+    if type(entry.outcome) is not type(first.outcome):
+        return False
+    if entry.worker is not first.worker and entry.worker != first.worker:  # comparing is slow, and rare
         return False
     if not first.not_before:
         return not entry.not_before
@@ -226,27 +237,28 @@ def _storable(outcome: Outcome) -> tuple[Outcome, int]:
     match outcome:
         case Completed():
             try:
-                result, chars = _clean(outcome.result)
+                result, encoded = _clean(outcome.result)
             except Exception as error:  # a plugin's own mapping may raise anything
                 message = f"The result is not JSON: {type(error).__name__}: {error}"
                 return Failed(outcome.job, ErrorClass.BUG, _clean_text(message)), 0
-            if chars > LARGEST_RESULT_CHARS:
+            if len(encoded) > LARGEST_RESULT_CHARS:
                 # Not retried: the work is done, and paid; another attempt would end the same way.
                 message = (
-                    f"The result is too large: {chars:,} characters of JSON, and {LARGEST_RESULT_CHARS:,} "
-                    "is the most. Store the data as an asset, and its URL in the result."
+                    f"The result is too large: {len(encoded):,} characters of JSON, and "
+                    f"{LARGEST_RESULT_CHARS:,} is the most. Store the data as an asset, and its URL in "
+                    "the result."
                 )
                 return Failed(outcome.job, ErrorClass.INVALID_REQUEST, message), 0
             url = outcome.output_url
             url = None if url is None else _clean_text(url)
-            return replace(outcome, result=result, output_url=url), chars
+            return Completed(outcome.job, result, url, encoded), len(encoded)
         case Failed():
             message = _clean_text(outcome.message)
             if len(message) > LONGEST_MESSAGE:
                 message = message[: LONGEST_MESSAGE - 1] + "…"
             try:
-                detail, chars = _clean(outcome.detail)
-                if chars > LARGEST_RESULT_CHARS:
+                detail, encoded = _clean(outcome.detail)
+                if len(encoded) > LARGEST_RESULT_CHARS:
                     detail = {"note": "the detail of this error was too large"}
             except Exception:
                 detail = {"note": "the detail of this error was not JSON"}
@@ -255,8 +267,8 @@ def _storable(outcome: Outcome) -> tuple[Outcome, int]:
             return outcome, 0
 
 
-def _clean(value: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The value itself if Postgres can take it, else a cleaned copy, and its length as JSON.
+def _clean(value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The value itself if Postgres can take it, else a cleaned copy; and the same as JSON.
 
     Raises what json raises.
     """
@@ -268,9 +280,9 @@ def _clean(value: dict[str, Any]) -> tuple[dict[str, Any], int]:
     else:
         suspicious = "\\u0000" in encoded
     if not suspicious:
-        return value, len(encoded)
+        return value, encoded
     cleaned: dict[str, Any] = _clean_tree(value)
-    return cleaned, len(encoded)
+    return cleaned, encode_json(cleaned)
 
 
 def _clean_tree(value: Any) -> Any:

@@ -10,13 +10,15 @@ import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from dreamcuts import __version__
 from dreamcuts.db.address import first_line
+from dreamcuts.db.jsontext import encode_json
+from dreamcuts.db.pool import leave_read_only
 from dreamcuts.db.sql import query
 from dreamcuts.errors import CallRefused, LeaseLost
 from dreamcuts.queue.models import (
@@ -30,6 +32,16 @@ from dreamcuts.queue.models import (
     Rescued,
     Settled,
 )
+
+
+class Lookout(NamedTuple):
+    """A part of a claim: up to so many jobs of a type, from a place in its queue on; None: from the start."""
+
+    type: str
+    jobs: int
+    after_urgency: int | None = None
+    after_turn: int | None = None
+
 
 LEASE_LOST = "DC001"
 CALL_REFUSED = ("DC002", "DC003", "DC004")
@@ -99,24 +111,30 @@ class Store:
         """Hand back what this incarnation holds in the database beyond `held`; returns those jobs."""
         return list(await self._value("return_unheld", worker=worker, held=[job.id for job in held]))
 
-    async def claim(self, worker: UUID, free: Mapping[str, int]) -> list[Job]:
-        """Claim up to `free[type]` jobs of each type, the most urgent first."""
-        rows = await self._run("claim_jobs", worker=worker, types=list(free), slots=list(free.values()))
-        return [
-            Job(
-                id=row["id"],
-                manifest_id=row["manifest_id"],
-                job_id=row["job_id"],
-                type=row["type"],
-                payload=row["payload"],
-                attempt=row["attempts"],
-                max_attempts=row["max_attempts"],
-                claim=row["claims"],
-                metadata=row["metadata"],
-                retry_policy=row["retry_policy"],
-            )
-            for row in rows
-        ]
+    async def look(self, types: Sequence[str]) -> tuple[list[str], float | None]:
+        """Types of which something is ready; seconds until the next delayed job comes due (None: none is)."""
+        (row,) = await self._run("look", types=list(types))
+        return list(row["ready"]), row["due_s"]
+
+    async def promote(self) -> int:
+        """Make ready what has come due; returns how many jobs."""
+        return int(await self._value("promote_jobs"))
+
+    async def claim(self, worker: UUID, lookouts: Sequence[Lookout], *, waits: bool = True) -> list[Job]:
+        """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first.
+
+        `waits`: the worker will sleep after this claim until it is woken, if only for some types.
+        """
+        rows = await self._run(
+            "claim_jobs",
+            worker=worker,
+            types=[lookout.type for lookout in lookouts],
+            slots=[lookout.jobs for lookout in lookouts],
+            after_urgency=[lookout.after_urgency for lookout in lookouts],
+            after_turn=[lookout.after_turn for lookout in lookouts],
+            waits=waits,
+        )
+        return [Job(*row) for row in rows]  # the columns of claim_jobs are the fields of Job
 
     async def write(self, worker: UUID, outcomes: Sequence[Outcome]) -> list[Settled]:
         """Write outcomes of one kind (all Completed, all Failed or all HandedBack) in one statement."""
@@ -131,8 +149,9 @@ class Store:
                 worker=worker,
                 jobs=jobs,
                 claims=claims,
-                results=[outcome.result for outcome in completed],
+                results=[outcome.encoded or encode_json(outcome.result) for outcome in completed],
                 output_urls=[outcome.output_url for outcome in completed],
+                manifests=list({outcome.job.manifest_id for outcome in completed} - {None}),
             )
             written = dict.fromkeys(ids, ("completed", None))
         elif failed := [outcome for outcome in outcomes if isinstance(outcome, Failed)]:
@@ -306,6 +325,9 @@ class Store:
                     # The server may be out of reach: giving the connection back as it is would wait for the
                     # answer to a cancel request, and the next try would wait on it, too.
                     connection.terminate()
+                    raise
+                except asyncpg.ReadOnlySQLTransactionError:
+                    await leave_read_only(self._pool, connection)
                     raise
                 return rows
         except asyncpg.PostgresError as error:

@@ -61,6 +61,7 @@ class Reader:
             yield
         finally:
             self._pool = None
+            await self._drop_kept()
             await pool.close(timeout=2)
 
     async def many(self, name: str, **values: Any) -> list[Row]:
@@ -85,11 +86,35 @@ class Reader:
 
     async def shared(self, name: str, *, max_age: float = 2.0, **values: Any) -> list[Row]:
         """As `many`; an answer up to `max_age` seconds old will do, and equal questions are asked once."""
+        if self._pool is None:
+            raise DatabaseError("The server is stopping.")
         key = (name, repr(sorted(values.items(), key=lambda item: item[0])))
         now = time.monotonic()
         kept = self._kept.get(key)
         if kept is None or (kept[1].done() and (now - kept[0] > max_age or kept[1].exception())):
             self._kept = {k: entry for k, entry in self._kept.items() if now - entry[0] < 60}
             asked = asyncio.ensure_future(self.many(name, **values))
+            asked.add_done_callback(_heard)
             kept = self._kept[key] = (now, asked)
-        return await asyncio.shield(kept[1])
+        try:
+            return await asyncio.shield(kept[1])
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if kept[1].cancelled() and task is not None and not task.cancelling():
+                # The read was ended with the reader; whoever waits for it was not.
+                raise DatabaseError("The server is stopping.") from None
+            raise
+
+    async def _drop_kept(self) -> None:
+        """End the reads under way: whoever asked may be gone, and the database away."""
+        reads = [read for _, read in self._kept.values()]
+        self._kept = {}
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+
+def _heard(read: asyncio.Future[list[Row]]) -> None:
+    """Take note of how a read ended, so that asyncio does not complain when nobody waited for it."""
+    if not read.cancelled():
+        read.exception()

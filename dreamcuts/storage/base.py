@@ -33,8 +33,8 @@ class Storage(Protocol):
     async def save(self, path: str, source: Path, content_type: str) -> Asset:
         """Store the file `source` under `path`, streaming it from disk.
 
-        `path` is relative, with `/` between its parts, e.g. `MANIFEST/job_tts_s1/speech.mp3`. Saving to a
-        path again replaces what is there, so a repeated attempt leaves one file. Raises StorageError.
+        `path` is relative, with `/` between its parts, e.g. `MANIFEST/job_tts_s1/DIGEST/speech.mp3`. Saving
+        to a path again replaces what is there, so a repeated attempt leaves one file. Raises StorageError.
         """
         ...
 

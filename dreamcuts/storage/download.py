@@ -21,10 +21,8 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import time
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
@@ -33,6 +31,7 @@ import httpx
 from dreamcuts.config import Settings
 from dreamcuts.errors import ErrorClass, InvalidRequest, JobError
 from dreamcuts.media import HEAD_BYTES, sniff
+from dreamcuts.providers.rules import retry_after
 
 CHUNK = 256 * 1024
 MAX_REDIRECTS = 5
@@ -150,7 +149,7 @@ async def _open(client: httpx.AsyncClient, url: str, settings: Settings) -> http
         f"{display_url(current)} answered {response.status_code} {response.reason_phrase}".rstrip() + "."
     )
     if response.status_code >= 500 or response.status_code in RETRIED_STATUSES:
-        raise JobError(message, retry_after=_retry_after(response))
+        raise JobError(message, retry_after=retry_after(response.headers))
     raise InvalidRequest(message)
 
 
@@ -269,6 +268,8 @@ async def _write(
 
 def _checked_type(head: bytes, response: httpx.Response, shown: str, expect: str) -> str:
     declared = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    if declared in _KNOWN_BY_BYTES:
+        declared = ""  # asked only if the bytes are not those of such a file
     found = sniff(head) or _document(head) or declared or "application/octet-stream"
     if expect not in ("any", found.split("/")[0]):
         article = "an" if expect[0] in "ai" else "a"
@@ -281,6 +282,9 @@ def _document(head: bytes) -> str | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return next((media_type for sign, media_type in _DOCUMENTS if start.startswith(sign)), None)
 
+
+_KNOWN_BY_BYTES = ("image/png", "image/jpeg", "image/jpg", "image/gif", "image/webp")
+"""Types whose files all begin alike; not so MP3 and MP4, which may begin with other parts."""
 
 _DOCUMENTS = (
     (b"<!doctype html", "text/html"),
@@ -295,14 +299,3 @@ def _too_large(shown: str, settings: Settings) -> InvalidRequest:
     return InvalidRequest(
         f"{shown} is larger than {settings.max_download_mb} MiB. Raise MAX_DOWNLOAD_MB if that is intended."
     )
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds from a Retry-After header, which may hold seconds or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (TypeError, ValueError):
-        return None

@@ -23,7 +23,7 @@ from dreamcuts.storage.paths import StorageFailed, checked_path, digest
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # the client's own default, 20 s, is too short for videos
 RETRY_DELAYS_S = (0.5, 2.0)
 SIGNED_FOR_S = 7 * 24 * 3600  # a render, its retries and a look at it by people all come within a week
-CACHE_S = "3600"  # short, because a job run again by hand replaces its file
+CACHE_S = "3600"
 
 ERROR_CLASSES: dict[int, tuple[ErrorClass, str]] = {
     # Status in the body (the HTTP status is 400 for nearly all of them): class, and the way out.

@@ -9,15 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import anyio
-import anyio.abc
 
 from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobType
 from dreamcuts.providers.base import Provider
 from dreamcuts.queue.store import Store
-from dreamcuts.worker.context import Providers
-from dreamcuts.worker.tools import MakeTools, Tools, tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.options import WorkerOptions
+from dreamcuts.worker.tools import MakeTools, Providers, Tools, tools_from
+from dreamcuts.worker.worker import Worker
 
 HOPELESS_S = 30.0
 """How much longer than its time a worker may take to stop: its job does not heed its cancellation."""
@@ -48,6 +47,7 @@ class BoundedWorker(Worker):
             until_idle=True,
             listen=False,
             connections=2,
+            claim_ahead=False,
         )
         on_submitted = self._interrupt if stop_when_submitted else None
         tools = _tools(settings, providers, on_submitted)
@@ -71,12 +71,12 @@ class BoundedWorker(Worker):
                 error = error.exceptions[0]
             raise error from None
 
-    async def _claim(self, jobs: anyio.abc.TaskGroup) -> int:
+    async def _claim(self) -> int | None:
         if self._claims_left <= 0:
             self.drain()
-            return 0
-        claimed = await super()._claim(jobs)
-        self._claims_left -= claimed
+            return None
+        claimed = await super()._claim()
+        self._claims_left -= claimed or 0
         return claimed
 
     async def _stop_in_time(self) -> None:

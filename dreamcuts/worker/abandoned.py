@@ -15,9 +15,11 @@ from uuid import UUID
 
 import anyio
 
+from dreamcuts.db.pool import RETRY_ERRORS
 from dreamcuts.jobs.paid import cancel_call
 from dreamcuts.providers.base import Ticket
 from dreamcuts.providers.registry import load_providers
+from dreamcuts.queue.outage import Outage
 from dreamcuts.worker.patience import patiently
 from dreamcuts.worker.tools import Tools
 
@@ -29,7 +31,7 @@ KEEP = timedelta(hours=1)
 EVERY_S = 60.0
 
 
-async def keep_closing_abandoned_calls(tools: Tools, worker: Callable[[], UUID]) -> None:
+async def keep_closing_abandoned_calls(tools: Tools, worker: Callable[[], UUID], outage: Outage) -> None:
     """Close abandoned calls now and then, until cancelled; `worker` gives the incarnation of the moment.
 
     A loop of its own: a provider that is slow to answer must not keep the worker from its heartbeat.
@@ -38,6 +40,8 @@ async def keep_closing_abandoned_calls(tools: Tools, worker: Callable[[], UUID])
         await anyio.sleep(EVERY_S * random.uniform(0.8, 1.2))
         try:
             await close_abandoned_calls(tools, worker())
+        except RETRY_ERRORS as error:
+            outage.failed(error)
         except Exception as error:  # tidying up is no reason to stop a worker
             log.warning("Abandoned calls could not be closed: %s: %s", type(error).__name__, error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -26,72 +27,139 @@ from dreamcuts.jobs.templates import needs_templates, resolve_templates
 from dreamcuts.log import redacted
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Outcome
 from dreamcuts.wording import reason
-from dreamcuts.worker.calls import StoredCalls
-from dreamcuts.worker.context import Context, Workspace
+from dreamcuts.worker.context import Context
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.tools import Tools
 
 log = logging.getLogger(__name__)
 
-StopReason = Literal["handed_back", "taken", "cancelled"]
+StopReason = Literal["handed_back", "taken", "cancelled", "timed_out"]
 
 CANCEL_CALLS_S = 20.0
 LONGEST_TRACEBACK = 8000
 
 
 class Attempt:
-    """A claimed job on its way. `run()` returns its outcome, or None if the job is no longer ours."""
+    """A claimed job on its way: `run()` inside `scope`, the slot's; then `conclude()` outside of it.
+
+    Two steps, because what is left to do after a job was stopped must not be stopped with it.
+    """
+
+    __slots__ = (
+        "_context",
+        "_hurried",
+        "_no_more_waiting",
+        "_observer",
+        "_scope",
+        "_stop_reason",
+        "_tools",
+        "_type",
+        "began",
+        "is_given_up",
+        "job",
+        "outcome",
+        "worker",
+    )
 
     def __init__(
-        self, job: Job, worker: UUID, job_type: JobType, tools: Tools, observer: WorkerObserver = NOBODY
+        self,
+        job: Job,
+        worker: UUID,
+        job_type: JobType,
+        tools: Tools,
+        observer: WorkerObserver = NOBODY,
+        scope: anyio.CancelScope | None = None,
     ) -> None:
         self.job = job
         self.worker = worker
+        self.began = time.monotonic()
+        self.is_given_up = False
+        self.outcome: Outcome | None = None
+        """What it came to; None while it runs, and if the job is no longer ours."""
         self._type = job_type
         self._tools = tools
         self._observer = observer
-        self._scope = anyio.CancelScope()
-        self._no_more_waiting = anyio.CancelScope()
+        self._scope = scope
+        self._context: Context | None = None
         self._stop_reason: StopReason | None = None
-        self._log = logging.LoggerAdapter(
-            log, {"tag": job_type.short_name, "job_id": job.job_id, "manifest_id": job.manifest_id}
-        )
+        self._hurried = False
+        self._no_more_waiting: anyio.CancelScope | None = None
 
     def stop(self, reason: StopReason) -> None:
-        """Stop the job: it is handed back, was taken from us, or was cancelled. The first reason counts.
+        """Stop the job: it is handed back, was taken from us, was cancelled, or took too long.
 
+        The first reason counts.
         Told again, it no longer waits for the database to take the ticket of what is paid.
         """
         if self._stop_reason is None:
             self._stop_reason = reason
-            self._scope.cancel()
-        else:
-            self._no_more_waiting.cancel()
+            if self._scope is not None:
+                self._scope.cancel()
+        elif reason != "timed_out":
+            self._hurried = True
+            if self._no_more_waiting is not None:
+                self._no_more_waiting.cancel()
 
-    async def run(self) -> Outcome | None:
-        """Carry out the attempt. Raises nothing but the cancellation of the worker itself."""
-        self._log.info("Processing job %s...", self.job.job_id)
-        context = self._context()
-        outcome: Outcome | None = None
+    def give_up(self) -> Failed:
+        """The outcome of a job whose time is over and that goes on all the same. What it returns is void."""
+        self.is_given_up = True
+        return self._timed_out()
+
+    async def run(self) -> None:
+        """Carry out the attempt. Raises nothing but the cancellation of the scope, or of the worker."""
+        if log.isEnabledFor(logging.INFO):
+            log.info("Processing job %s...", self.job.job_id, extra=self._tags())
+        self._context = context = self._make_context()
+        self.outcome = await self._guarded(context)
+
+    def is_over_at_once(self, seconds: float) -> bool:
+        """Whether it took less than that, and nothing is left to do: `outcome` is all there is."""
+        return (
+            self.outcome is not None
+            and self._stop_reason is None
+            and time.monotonic() - self.began < seconds
+            and not self._tools.tickets.has(self.job.id)
+            and not (self._context is not None and self._context.workspace.is_made)
+        )
+
+    async def conclude(self) -> Outcome | None:
+        """What is left to do, whatever became of the job. Returns the outcome; None if it is not ours."""
+        assert self._context is not None
         try:
-            with self._scope:
-                outcome = await self._guarded(context)
-            if outcome is None and self._stop_reason == "handed_back":
-                outcome = HandedBack(self.job, "handed back by a worker that stopped")
-            elif outcome is None and self._stop_reason == "cancelled":
-                await self._cancel_calls(context)
-            if outcome is not None:
-                with self._no_more_waiting:
+            if self.outcome is None:
+                self.outcome = self._stopped()
+            if self.outcome is not None:
+                with anyio.CancelScope() as self._no_more_waiting:
+                    if self._hurried:
+                        self._no_more_waiting.cancel()
                     # Whoever claims the job next must find what is paid.
                     await self._tools.tickets.stored(self.job.id)
+            elif self._stop_reason == "cancelled":
+                await self._cancel_calls(self._context)
         finally:
-            context.workspace.remove()
-        return outcome
+            self._context.workspace.remove()
+        return self.outcome
+
+    def _stopped(self) -> Outcome | None:
+        if self._stop_reason == "handed_back":
+            return HandedBack(self.job, "handed back by a worker that stopped")
+        return self._timed_out() if self._stop_reason == "timed_out" else None
+
+    def _timed_out(self) -> Failed:
+        limit = self._type.time_limit
+        return self._failed(ErrorClass.TIMED_OUT, f"The attempt took longer than {limit}")
+
+    def _tags(self) -> dict[str, Any]:
+        return {
+            "tag": self._type.short_name,
+            "job_id": self.job.job_id,
+            "manifest_id": self.job.manifest_id,
+        }
 
     async def _guarded(self, context: Context) -> Outcome | None:
         """The outcome of what the job does, whatever that is; None if the job is no longer ours."""
         try:
-            return await self._timed(context)
+            return self._completed(await self._carry_out(context))
         except BaseException as error:
             cause = only_cause(error)
             if isinstance(cause, anyio.get_cancelled_exc_class()) and _is_cancelled_from_outside():
@@ -99,19 +167,13 @@ class Attempt:
             try:
                 return self._outcome_of(cause)
             except BaseException as broken:  # an error that cannot even be read
-                self._log.error("Job %s: unreadable error: %s", self.job.job_id, type(broken).__name__)
+                context.log.error("Job %s: unreadable error: %s", self.job.job_id, type(broken).__name__)
                 return Failed(self.job, ErrorClass.BUG, "The job raised an error that cannot be read")
-
-    async def _timed(self, context: Context) -> Outcome:
-        limit = self._type.time_limit
-        with anyio.move_on_after(limit.total_seconds()):
-            return self._completed(await self._carry_out(context))
-        return self._failed(ErrorClass.TIMED_OUT, f"The attempt took longer than {limit}")
 
     def _outcome_of(self, error: BaseException) -> Outcome | None:
         match error:
             case LeaseLost():
-                self._log.warning("Job %s is no longer ours; stopped", self.job.job_id)
+                log.warning("Job %s is no longer ours; stopped", self.job.job_id, extra=self._tags())
                 return None
             case Reused():
                 return self._completed(error.result)
@@ -133,33 +195,14 @@ class Attempt:
         payload = self.job.payload
         if isinstance(payload, Unreadable):
             raise InvalidRequest(f"The payload cannot be read: {payload.reason}")
-        if needs_templates(payload):
+        if payload and needs_templates(payload):
             payload = resolve_templates(
                 payload, manifest=await context.manifest(), siblings=await context.sibling_jobs()
             )
         return await self._type.run(context, validated(self._type.payload_model, payload))
 
-    def _context(self) -> Context:
-        tools = self._tools
-        return Context(
-            job=self.job,
-            settings=tools.settings,
-            storage=tools.storage,
-            http=tools.http,
-            calls=StoredCalls(
-                tools.store,
-                self.worker,
-                self.job,
-                tools.settings.price_missing,
-                self._observer,
-                tools.tickets,
-                tools.redact,
-            ),
-            log=self._log,
-            workspace=Workspace(),
-            store=tools.store,
-            providers=tools.providers,
-        )
+    def _make_context(self) -> Context:
+        return Context(self.job, self.worker, self._tools, self._observer, self._tags)
 
     async def _cancel_calls(self, context: Context) -> None:
         """The job was cancelled: see to it that the provider does not go on working for it."""
@@ -169,25 +212,26 @@ class Attempt:
             except BaseException as error:
                 if isinstance(error, anyio.get_cancelled_exc_class()):
                     raise
-                self._log.warning(
+                context.log.warning(
                     "Job %s: its call could not be cancelled: %s", self.job.job_id, _text_of(error)
                 )
 
-    def _completed(self, result: Result) -> Completed:
+    def _completed(self, result: Any) -> Completed:
         """Raises TypeError if it is no Result, or holds what no Result holds."""
-        maker = f"{type(self._type).__name__}.run"
         if not isinstance(result, Result):
-            raise TypeError(f"{maker} returned {type(result).__name__}, not Result")
-        if not isinstance(result.data, Mapping):
-            raise TypeError(f"{maker} returned a Result whose data is {type(result.data).__name__}, not dict")
+            raise self._misfit("", result, "Result")
+        if type(result.data) is not dict and not isinstance(result.data, Mapping):
+            raise self._misfit("a Result whose data is ", result.data, "dict")
         data = dict(result.data)
         if result.asset is None:
             return Completed(self.job, data)
         if not isinstance(result.asset.url, str):
-            raise TypeError(
-                f"{maker} returned an asset whose url is {type(result.asset.url).__name__}, not str"
-            )
+            raise self._misfit("an asset whose url is ", result.asset.url, "str")
         return Completed(self.job, result.asset.as_result() | data, result.asset.url)
+
+    def _misfit(self, what: str, value: Any, wanted: str) -> TypeError:
+        maker = f"{type(self._type).__name__}.run"
+        return TypeError(f"{maker} returned {what}{type(value).__name__}, not {wanted}")
 
     def _failed(
         self,
@@ -208,7 +252,7 @@ class Attempt:
         )
 
     def _bug(self, error: BaseException) -> Failed:
-        self._log.error("Job %s: unexpected error", self.job.job_id, exc_info=error)
+        log.error("Job %s: unexpected error", self.job.job_id, exc_info=error, extra=self._tags())
         # Redacted before it is cut: half a key would not be known again.
         text = self._tools.redact("".join(traceback.format_exception(error)))[-LONGEST_TRACEBACK:]
         return self._failed(

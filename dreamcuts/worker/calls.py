@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -14,30 +15,42 @@ import anyio
 
 from dreamcuts.errors import CallRefused, ErrorClass, JobError, ProviderError
 from dreamcuts.jobs.base import Job, MadeBefore, OpenCall
-from dreamcuts.jobs.queued import SUBMIT_GRACE_S
 from dreamcuts.jobs.reuse import identity_of, request_hash
 from dreamcuts.log import redacted
 from dreamcuts.providers import prices
 from dreamcuts.providers.base import Ticket
+from dreamcuts.providers.registry import load_providers
 from dreamcuts.queue.store import Store
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
 from dreamcuts.worker.patience import patiently
 from dreamcuts.worker.tickets import Tickets
 
+log = logging.getLogger(__name__)
+
 LONGEST_WAIT_S = 60.0
 """How long a call waits for a limit inside the attempt; then the job goes back to the queue unharmed."""
 LONGEST_ASK_DELAY_S = 4.0
 CLOSE_GRACE_S = 10.0
-ANSWER_DUE_S = SUBMIT_GRACE_S + 5.0
-"""Until this age of an intent, its worker, if it lives, may still be waiting for the provider's answer."""
+ANSWERS_WITHIN_S = 60.0
+"""How long a provider's `submit` may take that does not say so itself (`answers_within_s`)."""
+ANSWER_SLACK_S = 15.0
+"""Added to that, for connecting and for the way of the ticket into its row."""
+LOOK_AGAIN_S = 0.05
+"""Between two looks at a lease that is over, until a heartbeat is answered or the job is stopped."""
 LIMIT, SPEND_LIMIT, PAUSED = "DC002", "DC003", "DC004"
+
+
+def unlimited() -> float:
+    """The lease of whoever has none."""
+    return math.inf
 
 
 class StoredCalls:
     """CallLog over Postgres. Beginning a call is fenced; what is known about one is always written down.
 
     A statement that fails for want of the database is tried again: between a provider's answer and its row
-    lies paid work. `price_missing` is the setting of that name; `tickets` are those of the whole process.
+    lies paid work. `price_missing` is the setting of that name; `tickets` are those of the whole process;
+    `lease_left` says how many seconds of the worker's lease are left.
     """
 
     def __init__(
@@ -49,6 +62,7 @@ class StoredCalls:
         observer: WorkerObserver = NOBODY,
         tickets: Tickets | None = None,
         redact: Callable[[str], str] = str,
+        lease_left: Callable[[], float] = unlimited,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -57,6 +71,7 @@ class StoredCalls:
         self._observer = observer
         self._tickets = tickets or Tickets(store)
         self._redact = redact
+        self._lease_left = lease_left
         self._closed: set[UUID] = set()
 
     async def open_calls(self) -> list[OpenCall]:
@@ -106,6 +121,18 @@ class StoredCalls:
                 if anyio.current_time() + delay > deadline:
                     raise _job_error(refused, provider) from None
             await anyio.sleep(delay)
+
+    async def may_send(self, call: UUID) -> None:
+        """Return when the request of `call` may leave: at once, unless this process slept past its lease.
+
+        Then others may have the job by now, and have paid for it. The next heartbeat tells: it is answered,
+        and the job is still ours, or the job is stopped while it waits here.
+        """
+        if self._lease_left() > 0:
+            return
+        log.warning("Job %s: the lease ran out before its request was sent", self._job.job_id)
+        while self._lease_left() <= 0:  # noqa: ASYNC110  (it is over by the clock, which sets no event)
+            await anyio.sleep(LOOK_AGAIN_S)
 
     async def made_before(
         self, provider: str, endpoint: str, identity: Mapping[str, Any]
@@ -238,9 +265,20 @@ def _open_call(row: Mapping[str, Any], on_its_way: Ticket | None) -> OpenCall:
         call,
         ticket=call.ticket or on_its_way,
         claim=row["claim"],
-        answer_due_s=max(0.0, ANSWER_DUE_S - row["age_s"]) if row["worker_lives"] else 0.0,
+        answer_due_s=max(0.0, _answers_within(call.provider) - row["age_s"]) if row["worker_lives"] else 0.0,
         wanted=row["wanted"],
     )
+
+
+def _answers_within(provider: str) -> float:
+    """Until which age of an intent its worker, if it lives, may still be waiting for the provider's answer.
+
+    0 for a provider that hands out no tickets: an attempt that was stopped has dropped its call.
+    """
+    made = load_providers().get(provider)
+    if made is None or not hasattr(made, "submit"):
+        return 0.0
+    return float(getattr(made, "answers_within_s", ANSWERS_WITHIN_S)) + ANSWER_SLACK_S
 
 
 def _job_error(refused: CallRefused, provider: str) -> JobError:

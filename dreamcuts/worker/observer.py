@@ -54,13 +54,16 @@ class Observers:
         self._tell(lambda observer: observer.claimed(jobs, seconds))
 
     def attempt_began(self, job: Job) -> None:
-        self._tell(lambda observer: observer.attempt_began(job))
+        if self._observers:
+            self._tell(lambda observer: observer.attempt_began(job))
 
     def attempt_ended(self, job: Job, outcome: Outcome | None, seconds: float) -> None:
-        self._tell(lambda observer: observer.attempt_ended(job, outcome, seconds))
+        if self._observers:
+            self._tell(lambda observer: observer.attempt_ended(job, outcome, seconds))
 
     def settled(self, settled: Settled) -> None:
-        self._tell(lambda observer: observer.settled(settled))
+        if self._observers:
+            self._tell(lambda observer: observer.settled(settled))
 
     def call_began(self, job: Job, call: UUID, provider: str, endpoint: str) -> None:
         self._tell(lambda observer: observer.call_began(job, call, provider, endpoint))

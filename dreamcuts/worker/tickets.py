@@ -44,6 +44,10 @@ class Tickets:
         self._store = store
         self._kept: dict[UUID, _Kept] = {}
 
+    def has(self, job: UUID) -> bool:
+        """Whether a ticket of the job is not in its row yet."""
+        return bool(self._kept) and any(kept.job == job for kept in self._kept.values())
+
     def of(self, job: UUID) -> dict[UUID, Ticket]:
         """The job's tickets that are not in their rows yet, by call."""
         return {call: kept.ticket for call, kept in self._kept.items() if kept.job == job}

@@ -13,13 +13,34 @@ import httpx
 from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobType
 from dreamcuts.log import Redactor, known_secrets
-from dreamcuts.providers.registry import provider_settings
+from dreamcuts.providers.base import Provider
+from dreamcuts.providers.registry import make_provider, provider_settings
 from dreamcuts.queue.store import Store
 from dreamcuts.storage import open_storage
 from dreamcuts.storage.base import Storage
 from dreamcuts.storage.download import shared_http_client
-from dreamcuts.worker.context import Providers
+from dreamcuts.worker.calls import unlimited
 from dreamcuts.worker.tickets import Tickets
+
+
+class Providers:
+    """The providers of one worker process, each made on first use and shared by all jobs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: dict[str, Provider] = {}
+
+    def get(self, name: str) -> Provider:
+        """The provider registered under `name`. Raises ConfigError if it is unknown or lacks a key."""
+        if name not in self._made:
+            self._made[name] = make_provider(name, self._settings)
+        return self._made[name]
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        for provider in self._made.values():
+            await provider.aclose()
+        self._made.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +54,8 @@ class Tools:
     providers: Providers
     tickets: Tickets
     redact: Callable[[str], str]
+    lease_left: Callable[[], float] = unlimited
+    """Seconds left of the worker's lease, by the monotonic clock; the worker itself sets it."""
     _delays: dict[str, timedelta] = field(default_factory=dict)
 
     def retry_delay(self, job_type: JobType) -> timedelta:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -27,11 +29,20 @@ class LoopWatchdog:
     """`with LoopWatchdog():` in a coroutine watches the running loop for the time of the block.
 
     Logs one warning with the stack for each time that the loop hangs for longer than `patience` seconds, and
-    one line with the whole duration when it goes on.
+    one line with the whole duration when it goes on. When it has hung for `hopeless` seconds it calls `end`,
+    from the thread: by then the lease is over and others have the jobs, but the process would stay for ever.
     """
 
-    def __init__(self, patience: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        patience: float = PATIENCE_S,
+        *,
+        hopeless: float = math.inf,
+        end: Callable[[], None] | None = None,
+    ) -> None:
         self._patience = patience
+        self._hopeless = hopeless
+        self._end = end
         self._every = patience / 4
         self._marked = time.monotonic()
         self._ended = threading.Event()
@@ -87,7 +98,18 @@ class LoopWatchdog:
             time.monotonic() - since,
             stack.rstrip(),
         )
+        watched = time.monotonic() - since
         while self._marked == since:
             if self._ended.wait(self._every / 4):
+                return
+            # Counted, not read off the clock: a process that was stopped for an hour has not hung for one.
+            watched += self._every / 4
+            if watched >= self._hopeless and self._end is not None:
+                log.error(
+                    "The event loop has hung for %.0f s, longer than the lease: this process ends. Its jobs "
+                    "are others' by now.",
+                    watched,
+                )
+                self._end()
                 return
         log.warning("The event loop goes on after %.1f s", self._marked - since)

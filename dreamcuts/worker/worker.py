@@ -1,12 +1,13 @@
-"""The worker: claims jobs as slots are free, runs each in a task, reports outcomes in batches.
+"""The worker: claims jobs as slots are free, runs them, reports outcomes in batches.
 
-Five loops share one process:
+Six loops share one process:
 
-    claim        free slots -> dreamcut_claim_jobs -> a task for each job; sleeps until a notification, a
-                 freed slot, or the next poll
+    claim        room in the slots -> dreamcut_claim_jobs; sleeps until a notification, a freed slot, or the
+                 next poll (claiming.py says what to ask for, slots.py runs what comes)
     heartbeat    extends the lease of this incarnation and learns of jobs that were cancelled or taken; on a
                  connection of its own, and never waits for a lock, a job or another loop
     outbox       writes outcomes in batches
+    time         stops jobs that take too long
     maintenance  rescues the jobs of workers whose lease ran out, mends what nobody else will
     listener     wakes the claim loop; only a hint
 
@@ -19,12 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -37,13 +37,16 @@ from dreamcuts.db.pool import RETRY_ERRORS, open_pool
 from dreamcuts.errors import DatabaseError, LeaseLost
 from dreamcuts.jobs.base import Job, JobType
 from dreamcuts.queue.listener import Listener
-from dreamcuts.queue.models import Completed, Failed, Heartbeat, Settled
+from dreamcuts.queue.models import Completed, Failed, Heartbeat, Outcome, Settled
 from dreamcuts.queue.outage import Outage, retry_delay
 from dreamcuts.queue.outbox import Outbox
 from dreamcuts.queue.store import Store
 from dreamcuts.worker.abandoned import keep_closing_abandoned_calls
-from dreamcuts.worker.attempt import Attempt
+from dreamcuts.worker.claiming import Appetite
+from dreamcuts.worker.maintenance import Maintenance
 from dreamcuts.worker.observer import NOBODY, WorkerObserver
+from dreamcuts.worker.options import WorkerOptions
+from dreamcuts.worker.slots import Slots
 from dreamcuts.worker.status import WorkerStatus
 from dreamcuts.worker.steering import Command, Steering
 from dreamcuts.worker.tidying import keep_tidy
@@ -52,8 +55,6 @@ from dreamcuts.worker.watchdog import LoopWatchdog
 
 log = logging.getLogger(__name__)
 
-RECONCILE_EVERY_S = 60.0
-STRAYS_EVERY_S = 300.0
 LOOP_ERRORS = (*RETRY_ERRORS, asyncpg.PostgresError)
 """What the loops outlive, and running jobs with them: also a function that a migration is replacing."""
 STOP_GRACE_S = 15.0
@@ -68,26 +69,6 @@ LEAVE_S = 5.0
 """How long saying goodbye to the database may take."""
 CLOSE_S = 5.0
 """How long the connections of a pool may take to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What a worker serves and how. `slots` are jobs at a time, by full type name; times are in seconds."""
-
-    slots: Mapping[str, int]
-    poll_interval: float = 1.0
-    heartbeat: float = 10.0
-    lease: float = 45.0
-    shutdown_timeout: float = 30.0
-    until_idle: bool = False
-    claim: bool = True
-    listen: bool = True
-    pooled: bool = False
-    connections: int = 4
-    archive_after: timedelta | None = None
-    archive_failed_after: timedelta | None = None
-    end_process: Callable[[], None] | None = None
-    """Called when jobs do not stop, after everything else is written: a thread cannot be ended otherwise."""
 
 
 class Worker:
@@ -110,19 +91,27 @@ class Worker:
         self._lease = timedelta(seconds=options.lease)
         self._id = uuid4()
         self._outage = Outage()
-        self._attempts: dict[UUID, Attempt] = {}
-        self._active: Counter[str] = Counter()
+        self._slots = Slots(
+            self._types,
+            self._steering,
+            observer,
+            self._over,
+            self._has_room,
+            on_stubborn=self._begin_drain,
+            claim_ahead=options.claim_ahead,
+        )
+        self._appetite = Appetite(self._slots, options.poll_interval)
         self._counts: Counter[str] = Counter()
         self._draining = False
         self._hurry = anyio.Event()
         self._changed = anyio.Event()
         self._beat_now = anyio.Event()
-        self._rescue_due = anyio.Event()
         self._last_beat = time.monotonic()
         self._last_turn = time.monotonic()
         self._suspended = False
         self._claim_unsure = False
         self._claim_scope: anyio.CancelScope | None = None
+        self._listener: Listener | None = None
         self._is_registered = False
         self._registered = anyio.Event()
         self._drain_begun = anyio.Event()
@@ -164,13 +153,17 @@ class Worker:
         """Seconds without a heartbeat after which others take this worker's jobs."""
         return self._options.lease
 
+    def lease_left(self) -> float:
+        """Seconds of the lease that are left, as far as we know: the last heartbeat may have been lost."""
+        return self._last_beat + self._options.lease - time.monotonic()
+
     def worker_statuses(self) -> list[WorkerStatus]:
         """How each job type stands."""
         return [
             WorkerStatus(
                 name=job_type.short_name,
                 is_running=self.is_running(),
-                active_jobs=self._active[name],
+                active_jobs=self._slots.active(name),
                 max_concurrent_jobs=self._steering.slots[name],
                 provider=job_type.providers[0] if job_type.providers else "",
                 features=job_type.features,
@@ -189,7 +182,7 @@ class Worker:
         """Work until drained or idle. Raises DatabaseError if Postgres cannot be reached at the start."""
         options = self._options
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(LoopWatchdog())
+            stack.enter_context(LoopWatchdog(hopeless=options.lease * 1.5, end=options.end_process))
             pool = await open_pool(self._dsn, size=options.connections, pooled=options.pooled)
             stack.push_async_callback(_close_pool, pool)
             # The heartbeat has its own: whatever the others wait for, the lease must not run out meanwhile.
@@ -200,7 +193,9 @@ class Worker:
             self._store = Store(pool)
             self._pulse = Store(pulse)
             self._outbox = Outbox(self._store, self._outage, self._settled)
-            self._tools = await stack.enter_async_context(self._make_tools(self._store))
+            self._maintenance = Maintenance(self._store, self._outage)
+            tools = await stack.enter_async_context(self._make_tools(self._store))
+            self._tools = replace(tools, lease_left=self.lease_left)
             try:
                 await self._register()
             except RETRY_ERRORS as error:
@@ -213,15 +208,19 @@ class Worker:
                 loops.start_soon(self._watch_lease)
                 loops.start_soon(keep_tidy, self._store, options.archive_after, options.archive_failed_after)
                 loops.start_soon(self._outbox.run)
-                loops.start_soon(self._maintain)
-                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id)
+                loops.start_soon(self._slots.keep_time)
+                loops.start_soon(self._maintenance.run)
+                loops.start_soon(keep_closing_abandoned_calls, self._tools, lambda: self._id, self._outage)
                 if options.listen and not options.pooled:
-                    listener = Listener(self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker)
-                    loops.start_soon(listener.run)
+                    self._listener = Listener(
+                        self._dsn, on_jobs=self._heard_jobs, on_worker=self._heard_worker
+                    )
+                    loops.start_soon(self._listener.run)
                 async with anyio.create_task_group() as jobs:
-                    await self._claim_while_wanted(jobs)
+                    self._slots.open(jobs, self._tools)
+                    await self._claim_while_wanted()
                     await self._finish_jobs()
-                    if self._attempts:
+                    if not self._slots.is_empty():
                         await self._leave_behind()
                 await self._write_outcomes()
                 loops.cancel_scope.cancel()
@@ -248,26 +247,28 @@ class Worker:
                 name = signal.Signals(number).name
                 self._steering.wants_restart = False  # whoever sends a signal wants an end
                 if self._draining:
-                    log.warning("%s again: handing back %d jobs at once", name, len(self._attempts))
+                    log.warning("%s again: handing back %d jobs at once", name, len(self._slots.attempts))
                 else:
                     log.info(
                         "%s: draining; %d jobs may finish within %.0f s",
                         name,
-                        len(self._attempts),
+                        len(self._slots.attempts),
                         self._options.shutdown_timeout,
                     )
                 self.drain()
 
     # Claiming
 
-    async def _claim_while_wanted(self, jobs: anyio.abc.TaskGroup) -> None:
+    async def _claim_while_wanted(self) -> None:
         tries = 0
         while not self._draining:
             self._changed = anyio.Event()
             worker = self._id
             try:
-                claimed = await self._claim(jobs)
-                if not claimed and self._options.until_idle and await self._is_idle():
+                if await self._turn() is not None:
+                    tries = 0
+                    continue  # perhaps there is room for more
+                if self._options.until_idle and await self._is_idle():
                     log.info("Nothing is left to do")
                     self._begin_drain()
                     return
@@ -282,75 +283,93 @@ class Worker:
                     await self._hurry.wait()
                 continue
             tries = 0
-            # Jitter, so that idle workers do not poll in step.
-            with anyio.move_on_after(self._options.poll_interval * random.uniform(0.9, 1.1)):
+            with anyio.move_on_after(self._appetite.seconds_to_look()):
                 await self._changed.wait()
 
-    async def _claim(self, jobs: anyio.abc.TaskGroup) -> int:
-        free = {
-            name: slots - self._active[name]
-            for name, slots in self._steering.slots.items()
-            if slots > self._active[name]
-        }
-        if not free or not self._options.claim or self._is_suspended() or not self._is_registered:
-            return 0
-        worker = self._id
-        claimed: list[Job] = []
-        asked = time.monotonic()
+    async def _turn(self) -> int | None:
+        """Look and claim, as far as there is reason to; returns how many jobs a claim brought."""
+        if not self._may_claim():
+            await self._changed.wait()
+            return None
         with anyio.CancelScope() as self._claim_scope:
-            if self._claim_unsure:
-                # The last claim may have been committed although its answer never came: those jobs would be
-                # ours for as long as we live, and nobody would run them.
-                if returned := await self._store.return_unheld(worker, self._held()):
-                    log.warning("Handed back %d jobs whose claim was not answered", len(returned))
-                self._claim_unsure = False
-            if self._draining:
-                return 0
-            asked = time.monotonic()
-            claimed = await self._store.claim(worker, free)
-        if self._claim_scope.cancelled_caught:
-            return 0  # draining; what it claimed without our hearing of it is handed back when we leave
-        self._observer.claimed(len(claimed), time.monotonic() - asked)
+            await self._look()
+            return await self._claim()
+        return None  # draining; what a claim brought without our hearing of it is handed back when we leave
+
+    async def _look(self) -> None:
+        """See for ourselves whether something is ready, if it is time to."""
+        if self._appetite.seconds_to_look() > 0:
+            return
+        ready, due_s = await self._store.look(list(self._types))
+        self._outage.ended()
+        hears = self._listener is not None and self._listener.hears
+        self._appetite.looked(ready, due_s, hears=hears)
+        if due_s is not None and due_s <= 0 and not any(map(self._slots.room, self._types)):
+            await self._store.promote()  # we have no room for it; who has is woken
+
+    def _may_claim(self) -> bool:
+        return self._options.claim and self._is_registered and not self._is_suspended()
+
+    async def _claim(self) -> int | None:
+        """Make one claim, if there is reason to; returns how many jobs it brought."""
+        worker = self._id
+        if self._claim_unsure:
+            # The last claim may have been committed although its answer never came: those jobs would be
+            # ours for as long as we live, and nobody would run them.
+            if returned := await self._store.return_unheld(worker, self._held()):
+                log.warning("Handed back %d jobs whose claim was not answered", len(returned))
+            self._claim_unsure = False
+        asked = None if self._draining else self._appetite.ask()
+        if asked is None:
+            return None
+        claimed = await self._store.claim(worker, asked.lookouts, waits=asked.waits)
+        self._observer.claimed(len(claimed), time.monotonic() - asked.at)
         self._outage.ended()
         if worker != self._id:
             return 0  # lost meanwhile: they are being rescued
-        for job in claimed:
-            if earlier := self._attempts.get(job.id):
-                earlier.stop("taken")  # released by an operator, and ours again before we heard of it
-            self._active[job.type] += 1
-            attempt = Attempt(job, worker, self._types[job.type], self._tools, self._observer)
-            self._attempts[job.id] = attempt
-            if self._is_suspended():
-                attempt.stop("handed_back")  # the lease ran out while the answer was on its way
-            jobs.start_soon(self._run, attempt)
+        self._appetite.got(asked, claimed)
+        self._slots.admit(worker, claimed)
+        if self._is_suspended() or self._draining:
+            self._slots.return_waiting("claimed by a worker that stopped")  # while the answer was on its way
         return len(claimed)
 
-    async def _run(self, attempt: Attempt) -> None:
-        job = attempt.job
-        outcome = None
-        began = time.monotonic()
-        self._observer.attempt_began(job)
-        try:
-            outcome = await attempt.run()
-        finally:
-            self._observer.attempt_ended(job, outcome, time.monotonic() - began)
-            if self._attempts.get(job.id) is attempt:
-                del self._attempts[job.id]
-            self._active[job.type] -= 1
+    def _over(self, worker: UUID, outcome: Outcome) -> None:
+        """A job of an incarnation of this process came to an outcome."""
+        if worker == self._id:
+            self._outbox.put(worker, outcome)
+
+    def _has_room(self, name: str, at_once: bool) -> None:
+        """A slot of the type is free."""
+        if not at_once:
+            self._appetite.heard()  # its call made room under a provider's limit, for other types too
+        if self._draining or self._options.until_idle or self._appetite.wants(name):
             self._wake()
-        if outcome is not None and attempt.worker == self._id:
-            self._outbox.put(attempt.worker, outcome)
 
     async def _is_idle(self) -> bool:
-        if self._attempts or self._outbox.held():
+        if not self._appetite.is_stilled() or not self._slots.is_empty() or self._outbox.held():
             return False
         return not await self._store.is_unfinished(list(self._types))
 
     def _settled(self, settled: Settled) -> None:
-        job, outcome = settled.outcome.job, settled.outcome
-        tag = {"tag": self._types[job.type].short_name, "job_id": job.job_id}
         self._counts[settled.status or "refused"] += 1
         self._observer.settled(settled)
+        self._say(settled)
+        if self._listener is None or not self._listener.hears:
+            self._appetite.heard()  # of what it freed, nobody else will tell
+            self._wake()
+        elif settled.next_retry_at is not None:
+            self._appetite.look_soon()  # for when it comes due
+            self._wake()
+        elif self._options.until_idle:
+            self._wake()
+
+    def _say(self, settled: Settled) -> None:
+        outcome = settled.outcome
+        level = logging.WARNING if settled.status is None or isinstance(outcome, Failed) else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        job = outcome.job
+        tag = {"tag": self._types[job.type].short_name, "job_id": job.job_id}
         if settled.status is None:
             log.warning("Job %s was no longer ours; its outcome is dropped", job.job_id, extra=tag)
         elif isinstance(outcome, Completed):
@@ -371,7 +390,6 @@ class Worker:
             )
         else:
             log.info("Job %s is handed back", job.job_id, extra=tag)
-        self._wake()
 
     # The lease
 
@@ -409,45 +427,17 @@ class Worker:
             log.info("The lease still holds; claiming again")
             self._wake()
         for job in beat.taken:
-            attempt = self._attempts.get(job)
-            # What we claimed again since we asked is ours: the answer is about the claim before.
-            if attempt is not None and attempt.job.claim == asked[job]:
-                attempt.stop("cancelled" if job in beat.cancelled else "taken")
+            # Under the claim that we asked about: what we claimed again since is ours.
+            self._slots.stop(job, asked[job], "cancelled" if job in beat.cancelled else "taken")
         if beat.slots and self._steering.scale(beat.slots):
+            self._appetite.heard()
             self._wake()
         if command := self._steering.asked(self._id, beat):
             self._obey(command)
         # After an outage every lease has run out. Who is back first leaves the others the time to say that
         # they live: what they hold is running, or finished and only to be written.
         if beat.rescue_due and self._outage.seconds_since() > self._options.lease:
-            self._rescue_due.set()
-
-    async def _maintain(self) -> None:
-        """Rescue when a heartbeat says so, and mend now and then. Its statements may wait, and wait here."""
-        reconcile_at = time.monotonic() + RECONCILE_EVERY_S * random.uniform(0.8, 1.2)
-        strays_at = time.monotonic() + STRAYS_EVERY_S * random.uniform(0.8, 1.2)
-        while True:
-            with anyio.move_on_after(max(min(reconcile_at, strays_at) - time.monotonic(), 0.0)):
-                await self._rescue_due.wait()
-            now = time.monotonic()
-            try:
-                if self._rescue_due.is_set():
-                    self._rescue_due = anyio.Event()
-                    for rescued in await self._store.rescue():
-                        log.warning(
-                            "Rescued job %s from worker %s: %s", rescued.job, rescued.worker, rescued.status
-                        )
-                if now >= reconcile_at:
-                    reconcile_at = now + RECONCILE_EVERY_S * random.uniform(0.8, 1.2)
-                    if mended := await self._store.reconcile():
-                        log.warning("Mended the dependents of %d jobs", mended)
-                if now >= strays_at:
-                    strays_at = now + STRAYS_EVERY_S * random.uniform(0.8, 1.2)
-                    if strays := await self._store.return_strays():
-                        log.warning("Handed back %d jobs that no worker ran", strays)
-            except LOOP_ERRORS as error:
-                self._outage.failed(error)
-                await anyio.sleep(retry_delay(1))
+            self._maintenance.rescue_soon()
 
     def _obey(self, command: Command) -> None:
         if command is Command.DRAIN_NOW:
@@ -468,9 +458,9 @@ class Worker:
     def _suspend(self) -> None:
         """Without a heartbeat for a lease, others may be running our jobs."""
         self._suspended = True
-        log.warning("No heartbeat for %.0f s: stopping %d jobs", self._options.lease, len(self._attempts))
-        for attempt in list(self._attempts.values()):
-            attempt.stop("handed_back")  # written if the lease turns out to hold, dropped if not
+        running = len(self._slots.attempts)
+        log.warning("No heartbeat for %.0f s: stopping %d jobs", self._options.lease, running)
+        self._slots.stop_all("handed_back")  # written if the lease turns out to hold, dropped if not
 
     def _lease_lost(self, worker: UUID) -> None:
         """The incarnation `worker` was declared lost: its jobs belong to others. Come back as a new one."""
@@ -480,20 +470,16 @@ class Worker:
         self._is_registered = False  # the heartbeat loop registers, and tries again while it cannot
         self._claim_unsure = False
         dropped = self._outbox.drop(worker)
-        for attempt in list(self._attempts.values()):
-            attempt.stop("taken")
+        stopped = len(self._slots.attempts)
+        self._slots.stop_all("taken")
         log.warning(
-            "Worker %s lost its lease: %d jobs stopped, %d outcomes dropped",
-            worker,
-            len(self._attempts),
-            dropped,
+            "Worker %s lost its lease: %d jobs stopped, %d outcomes dropped", worker, stopped, dropped
         )
         self._beat_now.set()
 
     def _held(self) -> list[Job]:
-        running = [attempt.job for attempt in self._attempts.values() if attempt.worker == self._id]
         newest: dict[UUID, Job] = {}
-        for job in running + self._outbox.held():
+        for job in (*self._slots.held(self._id), *self._outbox.held()):
             if job.id not in newest or newest[job.id].claim < job.claim:
                 newest[job.id] = job
         return list(newest.values())
@@ -505,6 +491,7 @@ class Worker:
         self._drain_begun.set()
         if self._claim_scope is not None:
             self._claim_scope.deadline = anyio.current_time() + CLAIM_GRACE_S
+        self._slots.return_waiting("handed back by a worker that drains")
         self._wake()
 
     async def _finish_jobs(self) -> None:
@@ -512,27 +499,21 @@ class Worker:
         with anyio.move_on_after(self._options.shutdown_timeout):
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(self._cut_short, waiting.cancel_scope)
-                await self._until_no_jobs()
+                await self._slots.until_empty()
                 waiting.cancel_scope.cancel()
         for grace in (STOP_GRACE_S, LAST_GRACE_S):
             # Told again, a job no longer waits for the database to take what the provider answered.
-            for attempt in list(self._attempts.values()):
-                attempt.stop("handed_back")
+            self._slots.stop_all("handed_back")
             with anyio.move_on_after(grace):
-                await self._until_no_jobs()
+                await self._slots.until_empty()
 
     async def _cut_short(self, scope: anyio.CancelScope) -> None:
         await self._hurry.wait()
         scope.cancel()
 
-    async def _until_no_jobs(self) -> None:
-        while self._attempts:
-            self._changed = anyio.Event()
-            await self._changed.wait()
-
     async def _leave_behind(self) -> None:
         """Jobs do not stop, in a thread perhaps: write what there is, give up the lease, end the process."""
-        names = ", ".join(sorted(attempt.job.job_id for attempt in self._attempts.values()))
+        names = ", ".join(sorted(attempt.job.job_id for attempt in self._slots.attempts.values()))
         log.error("Jobs do not stop and will be rescued: %s", names)
         await self._write_outcomes()
         await self._leave()
@@ -560,6 +541,8 @@ class Worker:
 
     def _heard_jobs(self, job_type: str) -> None:
         if not job_type or job_type in self._types:
+            self._appetite.heard(job_type)
+            self._appetite.look_soon()
             self._wake()
 
     def _heard_worker(self, worker: str) -> None:

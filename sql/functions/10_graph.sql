@@ -46,7 +46,9 @@ begin
     );
 end $$;
 
--- Wake the workers that sleep until a job of one of these types is ready.
+-- Wake the workers that sleep until a job of one of these types is ready. While none does, nothing is sent: a commit
+-- that notifies takes a lock that all other such commits of the server wait for.
+-- A worker that begins to wait while this transaction is open hears nothing, and finds the jobs when it looks for itself.
 -- Called by whatever makes jobs ready. Postgres sends equal notifications of a transaction once.
 create or replace function dreamcut_notify_ready(p_types text[]) returns void
 language plpgsql set search_path = public, pg_temp as $$
@@ -54,6 +56,10 @@ begin
     perform pg_notify('dreamcut_jobs', ready.type)
     from unnest(p_types) as ready (type)
     where ready.type is not null
+        and exists (
+            select 1 from dreamcut_workers worker
+            where worker.waits and worker.state = 'live' and ready.type = any (worker.types)
+        )
     group by ready.type;
 end $$;
 

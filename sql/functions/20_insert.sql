@@ -12,6 +12,8 @@ declare
     -- the next ten minutes. A small film behind a huge one gets its share at once, and no job waits for ever,
     -- since time overtakes every turn.
     v_step constant bigint := 60000000;
+    v_manifest text;
+    v_places jsonb;
     v_place int;
 begin
     new.job_id := coalesce(new.job_id, 'job_' || gen_random_uuid());
@@ -37,13 +39,27 @@ begin
     if new.manifest_id is not null then
         -- The job's place in its manifest: counted from row to row in settings of this transaction, and begun with
         -- what the manifest had before. Two that insert at once may count the same; that costs nobody anything.
-        if current_setting('dreamcuts.inserting', true) = new.manifest_id::text then
+        v_manifest := current_setting('dreamcuts.inserting', true);
+        if v_manifest = new.manifest_id::text then
             v_place := current_setting('dreamcuts.inserted')::int;
         else
-            select manifest.total_jobs into v_place
-            from dreamcut_production_manifest manifest
-            where manifest.id = new.manifest_id;
-            v_place := coalesce(v_place, 0);  -- a manifest that does not exist: the foreign key says it
+            -- A statement may hold the rows of several manifests in turns: keep how far the one before has come. Of
+            -- some forty at most; one that is forgotten is counted anew, without this statement's own rows.
+            v_places := coalesce(nullif(current_setting('dreamcuts.places', true), ''), '{}');
+            v_place := (v_places ->> new.manifest_id::text)::int;
+            if v_manifest <> '' then
+                if length(current_setting('dreamcuts.places', true)) > 2000 then
+                    v_places := '{}';
+                end if;
+                v_places := v_places || jsonb_build_object(v_manifest, current_setting('dreamcuts.inserted')::int);
+                perform set_config('dreamcuts.places', v_places::text, true);
+            end if;
+            if v_place is null then
+                select manifest.total_jobs into v_place
+                from dreamcut_production_manifest manifest
+                where manifest.id = new.manifest_id;
+                v_place := coalesce(v_place, 0);  -- a manifest that does not exist: the foreign key says it
+            end if;
             perform set_config('dreamcuts.inserting', new.manifest_id::text, true);
         end if;
         perform set_config('dreamcuts.inserted', (v_place + 1)::text, true);
@@ -112,11 +128,20 @@ begin
         where dependency is not null;
 
         -- Dependencies that had ended before, and inserted jobs that had: nobody else will tell the waiting.
-        select array_agg(distinct job.id) into v_ended
-        from dreamcut_job_dependencies wait
-        join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
-        where wait.manifest_id = any (v_manifests)
-            and job.status in ('completed', 'failed', 'cancelled');
+        -- What the manifest's other jobs wait for is left alone: a planner that inserts one at a time would read all
+        -- of it again each time.
+        select array_agg(ended.id) into v_ended
+        from (
+            select job.id
+            from inserted
+            join dreamcut_job_dependencies wait on wait.job = inserted.id
+            join dreamcut_jobs job on job.manifest_id = wait.manifest_id and job.job_id = wait.depends_on
+            where job.status in ('completed', 'failed', 'cancelled')
+            union
+            select inserted.id
+            from inserted
+            where inserted.manifest_id is not null and inserted.status in ('completed', 'failed', 'cancelled')
+        ) ended;
         if v_ended is not null then
             perform dreamcut_release_dependents(v_ended);
             perform dreamcut_fail_dependents(v_ended);
@@ -125,7 +150,11 @@ begin
     end if;
 
     perform dreamcut_notify_ready(
-        (select array_agg(distinct inserted.type) from inserted where inserted.ready)
+        -- Of what is scheduled for later, too: a worker that looks for work now and then must know when.
+        (
+            select array_agg(distinct inserted.type) from inserted
+            where inserted.ready or inserted.status = 'pending' and inserted.next_retry_at is not null
+        )
     );
     return null;
 end $$;

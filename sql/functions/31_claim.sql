@@ -8,6 +8,9 @@ declare
     v_types text[];
     v_count int;
 begin
+    if not exists (select 1 from dreamcut_jobs job where job.next_retry_at <= now()) then
+        return 0;  -- as nearly always, and far quicker than the statement below
+    end if;
     with due as (
         select job.id
         from dreamcut_jobs job
@@ -37,12 +40,15 @@ end $$;
 -- goes on from the last one that it got. What was claimed before stays in the index until a vacuum, and while any
 -- session holds an old snapshot no vacuum can remove it: without a place to begin, each claim would walk over all
 -- of it. Null begins with the most urgent; a worker does that often, because jobs come back, come late, and overtake.
+-- p_waits: the worker sleeps when this claim is done, if only for some of its types, and wants to be woken. It is
+-- noted also if the claim finds less than it asks for (dreamcut_notify_ready).
 -- attempts counts here, so that a job that kills its worker runs out of attempts too.
 -- While a provider is limited or paused, jobs that would only wait for it are left (dreamcut_open_slots).
 -- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
 -- jobs while this claim is under way.
 create or replace function dreamcut_claim_jobs(
-    p_worker uuid, p_types text[], p_slots int[], p_after_urgency int[] default null, p_after_turn bigint[] default null
+    p_worker uuid, p_types text[], p_slots int[], p_after_urgency int[] default null, p_after_turn bigint[] default null,
+    p_waits boolean default true
 )
 returns table (
     id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
@@ -52,8 +58,10 @@ language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
 declare
     v_slots int[] := p_slots;
+    v_waits boolean;
+    v_claimed int;
 begin
-    perform 1
+    select worker.waits into v_waits
     from dreamcut_workers worker
     where worker.id = p_worker and worker.state in ('live', 'draining')
     for key share;
@@ -115,4 +123,10 @@ begin
         )
     )
     select claimed.* from claimed order by claimed.urgency, claimed.turn;
+
+    get diagnostics v_claimed = row_count;
+    p_waits := p_waits or v_claimed < (select sum(slots) from unnest(p_slots) as slots);
+    if v_waits <> p_waits then
+        update dreamcut_workers worker set waits = p_waits where worker.id = p_worker;
+    end if;
 end $$;

@@ -1,9 +1,49 @@
 -- Maintenance, by whichever worker comes first: rescue what dead workers left, and mend what nobody else will.
 -- These wait for nobody's locks: what is locked is left for the next time.
 
+-- Take these jobs of a lost worker, or those of them that can be taken: a job whose dependents somebody has locked
+-- (a producer's open transaction) is left with its manifest, and after 20 s all others are, too, for the next rescue.
+-- Called by dreamcut_rescue, under the manifests' locks. Locks: as dreamcut_complete_jobs.
+create or replace function dreamcut_rescue_jobs(p_worker uuid, p_jobs uuid[], p_claims int[])
+returns table (id uuid, status text, worker_id uuid)
+language plpgsql set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_group record;
+begin
+    begin
+        return query
+        select rescued.id, rescued.status, p_worker
+        from dreamcut_fail_jobs(
+            p_worker, p_jobs, p_claims,
+            array_fill('stalled'::text, array[cardinality(p_jobs)]),
+            array_fill(format('Worker %s stopped without a word; its lease ran out', p_worker),
+                       array[cardinality(p_jobs)]),
+            array_fill(null::jsonb, array[cardinality(p_jobs)]),
+            array_fill(null::double precision, array[cardinality(p_jobs)]),
+            array_fill(interval '5 seconds', array[cardinality(p_jobs)])
+        ) as rescued;
+        return;
+    exception when lock_not_available then
+        null;  -- which of them it is, shows when they are taken apart
+    end;
+    for v_group in
+        select array_agg(given.id order by given.id) as jobs, array_agg(given.claim order by given.id) as claims
+        from unnest(p_jobs, p_claims) as given (id, claim)
+        join dreamcut_jobs job on job.id = given.id
+        group by coalesce(job.manifest_id, job.id)
+        -- No manifest that stays locked keeps the same others waiting each time.
+        order by random()
+    loop
+        exit when v_group.jobs @> p_jobs or clock_timestamp() > now() + interval '20 seconds';
+        return query select * from dreamcut_rescue_jobs(p_worker, v_group.jobs, v_group.claims);
+    end loop;
+end $$;
+
 -- Take the jobs of workers whose lease ran out: back to pending with backoff, or failed when their attempts
 -- are used up. Returns the jobs. One worker at a time in a database does it; the others pass. Jobs that somebody
--- has locked, or whose manifest, are left for the next rescue; their worker counts as lost only when all are taken.
+-- has locked, or whose manifest or dependents, are left for the next rescue; their worker counts as lost only when
+-- all are taken.
 -- The scan for the jobs of a dead incarnation has no index on purpose: one that changes at every claim costs
 -- far more than a scan at every death.
 -- Locks: the expired workers' rows (skipping one whose claim is under way: the next rescue finds it), then the
@@ -25,6 +65,7 @@ begin
         select worker.id
         from dreamcut_workers worker
         where worker.state in ('live', 'draining') and dreamcut_is_lease_over(worker)
+        order by random()  -- see dreamcut_rescue_jobs
         for update skip locked
     );
     if v_expired = '{}' then
@@ -46,17 +87,8 @@ begin
             for no key update skip locked
         ) free;
         continue when v_jobs is null;
-        return query
-        select rescued.id, rescued.status, v_worker
-        from dreamcut_fail_jobs(
-            v_worker, v_jobs, v_claims,
-            array_fill('stalled'::text, array[cardinality(v_jobs)]),
-            array_fill(format('Worker %s stopped without a word; its lease ran out', v_worker),
-                       array[cardinality(v_jobs)]),
-            array_fill(null::jsonb, array[cardinality(v_jobs)]),
-            array_fill(null::double precision, array[cardinality(v_jobs)]),
-            array_fill(interval '5 seconds', array[cardinality(v_jobs)])
-        ) as rescued;
+        return query select * from dreamcut_rescue_jobs(v_worker, v_jobs, v_claims);
+        exit when clock_timestamp() > now() + interval '20 seconds';
     end loop;
     update dreamcut_workers worker
     set state = 'lost', active_jobs = 0

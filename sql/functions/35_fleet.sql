@@ -2,16 +2,19 @@
 -- with its heartbeat. A notification makes the heartbeat come at once; without one it comes by itself.
 
 -- The slots that a worker of these types should have, beside p_types; p_slots are those it was started with.
--- A type's own row wins; the profile `high` doubles, `low` halves, and leaves one at least.
+-- A type's own row wins; the profile `high` doubles, `low` halves, and leaves one at least. A worker that was
+-- started without slots (ENABLE_WORKERS=false) claims nothing, and is left without.
 create or replace function dreamcut_scaled_slots(p_types text[], p_slots int[]) returns int[]
 language sql stable set search_path = public, pg_temp as $$
     select array_agg(
-        coalesce(
-            own.slots,
-            case whole.profile when 'high' then lane.slots * 2
-                               when 'low' then greatest((lane.slots + 1) / 2, 1)
-                               else lane.slots end
-        ) order by lane.place
+        case when lane.slots = 0 then 0
+             else coalesce(
+                own.slots,
+                case whole.profile when 'high' then lane.slots * 2
+                                   when 'low' then greatest((lane.slots + 1) / 2, 1)
+                                   else lane.slots end
+             )
+        end order by lane.place
     )
     from unnest(p_types, p_slots) with ordinality as lane (type, slots, place)
     left join dreamcut_scaling own on own.type = lane.type

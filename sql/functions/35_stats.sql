@@ -21,15 +21,16 @@ comment on view dreamcut_ended_calls is 'Provider calls that have ended: duratio
 create or replace function dreamcut_note_outcomes(
     p_types text[], p_providers text[], p_outcomes text[], p_classes text[], p_run_ms bigint[]
 ) returns void
-language sql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp as $$  -- which keeps its plan; an SQL function is planned each time
+begin
     insert into dreamcut_job_stats_log (type, provider, outcome, error_class, bucket, jobs, run_ms)
     select ended.type, coalesce(ended.provider, ''), ended.outcome, coalesce(ended.class, ''),
         round(4 * ln(greatest(coalesce(ended.run_ms, 0), 1)) / ln(2.0::double precision)) as bucket,
         count(*), sum(greatest(coalesce(ended.run_ms, 0), 0))
     from unnest(p_types, p_providers, p_outcomes, p_classes, p_run_ms)
         as ended (type, provider, outcome, class, run_ms)
-    group by 1, 2, 3, 4, 5
-$$;
+    group by 1, 2, 3, 4, 5;
+end $$;
 
 -- Add up: the outcomes noted since the last time, the provider calls that ended since, and minutes that are
 -- old enough into hours. What is older than 90 days goes.

@@ -144,6 +144,7 @@ create table dreamcut_workers (
     types             text[] not null,
     slots             int[] not null,           -- beside types
     state             text not null default 'live',
+    waits             boolean not null default true,  -- for jobs: false while every claim finds all that it asks for
     active_jobs       int not null default 0,   -- at the last heartbeat
     started_at        timestamptz not null default now(),
     heartbeat_at      timestamptz not null default now(),

@@ -82,47 +82,110 @@ order by created_at
 limit 20;
 
 -- name: board_manifests :many
--- Manifests, newest first, before a moment. Jobs are read for those on the page only.
+-- Manifests, newest first, those after one of them: manifests that were submitted together share their time, so its id
+-- counts as well. Jobs are read for those on the page only; those of an archived one are in the archive.
 select progress.manifest_id as id, progress.status, progress.created_at, progress.started_at,
     progress.completed_at, progress.processing_time_ms, progress.output_url, progress.error_message,
-    progress.total_jobs, progress.pending_jobs, progress.processing_jobs, progress.completed_jobs,
-    progress.failed_jobs, progress.cancelled_jobs, progress.progress_percent, progress.time_left_ms,
-    whole.manifest_json -> 'metadata' ->> 'title' as title,
+    coalesce(old.total, progress.total_jobs) as total_jobs,
+    coalesce(old.pending, progress.pending_jobs) as pending_jobs,
+    coalesce(old.processing, progress.processing_jobs) as processing_jobs,
+    coalesce(old.completed, progress.completed_jobs) as completed_jobs,
+    coalesce(old.failed, progress.failed_jobs) as failed_jobs,
+    coalesce(old.cancelled, progress.cancelled_jobs) as cancelled_jobs,
+    coalesce(old.percent, progress.progress_percent) as progress_percent, progress.time_left_ms,
+    whole.archived_at, whole.manifest_json -> 'metadata' ->> 'title' as title,
     (extract(epoch from now() - progress.started_at) * 1000)::bigint as elapsed_ms
 from (
-    select manifest.id, manifest.manifest_json
+    select manifest.id, manifest.manifest_json, manifest.archived_at
     from dreamcut_production_manifest manifest
-    where manifest.created_at < coalesce(@before::timestamptz, 'infinity')
+    where (manifest.created_at, manifest.id) < (
+            coalesce(@before::timestamptz, 'infinity'),
+            coalesce(@before_id::uuid, '00000000-0000-0000-0000-000000000000')
+        )
         and (@status::text is null or manifest.status = @status::text)
-    order by manifest.created_at desc
+    order by manifest.created_at desc, manifest.id desc
     limit @limit::int
 ) whole
 join dreamcut_production_progress progress on progress.manifest_id = whole.id
-order by progress.created_at desc, progress.manifest_id;
+left join lateral (
+    select count(*) as total, count(*) filter (where job.status = 'pending') as pending,
+        count(*) filter (where job.status = 'processing') as processing,
+        count(*) filter (where job.status = 'completed') as completed,
+        count(*) filter (where job.status = 'failed') as failed,
+        count(*) filter (where job.status = 'cancelled') as cancelled,
+        case when progress.status = 'done' then 100
+             else coalesce(round(100.0 * count(*) filter (where job.status = 'completed') / nullif(count(*), 0), 1), 0)
+        end as percent
+    from (
+        select archived.status from dreamcut_archived_jobs archived where archived.manifest_id = whole.id
+        union all
+        select late.status from dreamcut_jobs late where late.manifest_id = whole.id
+    ) job
+) old on whole.archived_at is not null
+order by progress.created_at desc, progress.manifest_id desc;
 
 -- name: board_manifest :one
+-- As board_manifests.
 select progress.manifest_id as id, progress.user_id, progress.status, progress.created_at, progress.started_at,
     progress.completed_at, progress.processing_time_ms, progress.output_url, progress.error_message,
-    progress.total_jobs, progress.pending_jobs, progress.processing_jobs, progress.completed_jobs,
-    progress.failed_jobs, progress.cancelled_jobs, progress.progress_percent, progress.time_left_ms,
+    coalesce(old.total, progress.total_jobs) as total_jobs,
+    coalesce(old.pending, progress.pending_jobs) as pending_jobs,
+    coalesce(old.processing, progress.processing_jobs) as processing_jobs,
+    coalesce(old.completed, progress.completed_jobs) as completed_jobs,
+    coalesce(old.failed, progress.failed_jobs) as failed_jobs,
+    coalesce(old.cancelled, progress.cancelled_jobs) as cancelled_jobs,
+    coalesce(old.percent, progress.progress_percent) as progress_percent, progress.time_left_ms,
     (extract(epoch from now() - progress.started_at) * 1000)::bigint as elapsed_ms,
-    manifest.manifest_json -> 'metadata' as metadata, manifest.validation_errors
+    manifest.archived_at, manifest.manifest_json -> 'metadata' as metadata, manifest.validation_errors
 from dreamcut_production_progress progress
 join dreamcut_production_manifest manifest on manifest.id = progress.manifest_id
+left join lateral (
+    select count(*) as total, count(*) filter (where job.status = 'pending') as pending,
+        count(*) filter (where job.status = 'processing') as processing,
+        count(*) filter (where job.status = 'completed') as completed,
+        count(*) filter (where job.status = 'failed') as failed,
+        count(*) filter (where job.status = 'cancelled') as cancelled,
+        case when manifest.status = 'done' then 100
+             else coalesce(round(100.0 * count(*) filter (where job.status = 'completed') / nullif(count(*), 0), 1), 0)
+        end as percent
+    from (
+        select archived.status from dreamcut_archived_jobs archived where archived.manifest_id = manifest.id
+        union all
+        select late.status from dreamcut_jobs late where late.manifest_id = manifest.id
+    ) job
+) old on manifest.archived_at is not null
 where progress.manifest_id = @id::uuid;
 
 -- name: board_manifest_jobs :many
-select whole.id, whole.job_id, whole.type, whole.status, job.state, job.reason, whole.depends_on,
-    whole.attempts, whole.max_attempts, whole.error_class, whole.error_message, whole.output_url,
-    whole.created_at, whole.started_at, whole.completed_at, whole.next_retry_at,
-    whole.result ->> 'contentType' as content_type,
-    case when whole.status = 'processing' then (extract(epoch from now() - whole.started_at) * 1000)::bigint
-         else whole.processing_time_ms end as processing_time_ms
-from dreamcut_jobs whole
-join dreamcut_job_states job on job.id = whole.id
-where whole.manifest_id = @manifest::uuid
-order by whole.seq
-limit 2000;
+-- The first jobs of a manifest, with those in the archive.
+select job.id, job.seq, job.job_id, job.type, job.status, finer.state, finer.reason, job.depends_on,
+    job.attempts, job.max_attempts, job.error_class, job.error_message, job.output_url,
+    job.created_at, job.started_at, job.completed_at, job.next_retry_at,
+    job.result ->> 'contentType' as content_type,
+    case when job.status = 'processing' then (extract(epoch from now() - job.started_at) * 1000)::bigint
+         else job.processing_time_ms end as processing_time_ms,
+    false as archived
+from (
+    select whole.* from dreamcut_jobs whole where whole.manifest_id = @manifest::uuid
+    order by whole.seq limit @limit::int
+) job
+join dreamcut_job_states finer on finer.id = job.id
+union all
+select job.id, job.seq, job.job_id, job.type, job.status, job.status, null::text, job.depends_on,
+    job.attempts, job.max_attempts, job.error_class, job.error_message, job.output_url,
+    job.created_at, job.started_at, job.completed_at, job.next_retry_at,
+    job.result ->> 'contentType', job.processing_time_ms, true
+from dreamcut_archived_jobs job
+where job.manifest_id = @manifest::uuid
+order by seq
+limit @limit::int;
+
+-- name: board_jobs_in_status :many
+-- The ids of all jobs of a manifest that stand so, the last ones first: what depends on others comes before them.
+select job.id
+from dreamcut_jobs job
+where job.manifest_id = @manifest::uuid and job.status = any (@statuses::text[])
+order by job.seq desc;
 
 -- name: board_jobs :many
 -- Open jobs that need a look, and failed ones: off the index of errors, newest first.
@@ -138,7 +201,13 @@ join dreamcut_job_states finer on finer.id = job.id
 order by newest.seq desc;
 
 -- name: board_job_siblings :many
-select job_id, status, output_url from dreamcut_jobs where manifest_id = @manifest::uuid and job_id = any (@jobs::text[]);
+select job.job_id, job.status, job.output_url
+from dreamcut_jobs job
+where job.manifest_id = @manifest::uuid and job.job_id = any (@jobs::text[])
+union all
+select job.job_id, job.status, job.output_url
+from dreamcut_archived_jobs job
+where job.manifest_id = @manifest::uuid and job.job_id = any (@jobs::text[]);
 
 -- name: dependencies_of_job :many
 -- What a job depended on, with the number of the claim that completed it.

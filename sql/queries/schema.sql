@@ -29,9 +29,49 @@ order by activity.xact_start nulls last;
 -- name: schema_exists :scalar
 select to_regclass('public.dreamcut_schema') is not null;
 
--- name: lock_schema :exec
+-- name: try_lock_schema :scalar
 -- One migration at a time in a database. The lock ends with the transaction, so it is safe behind a pooler.
-select pg_advisory_xact_lock(hashtext('dreamcut_schema'));
+select pg_try_advisory_xact_lock(hashtext('dreamcut_schema'));
+
+-- name: try_lock_schema_for_session :scalar
+-- The same lock, held until the session ends: for what cannot run inside a transaction.
+select pg_try_advisory_lock(hashtext('dreamcut_schema'));
+
+-- name: lift_limits :exec
+-- For this session. A concurrent build waits for open transactions, however long they take, and both limits
+-- count that wait; cut off, it would have read the table for nothing. Nobody who claims waits behind it.
+select set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false);
+
+-- name: index_is_valid :scalar
+-- No row: there is no such index.
+select entry.indisvalid and entry.indisready
+from pg_index entry
+where entry.indexrelid = to_regclass(@index::text);
+
+-- name: index_progress :one
+-- How far a concurrent build is, and the sessions that it waits for.
+select
+    concat_ws(
+        ', ',
+        progress.phase,
+        nullif(progress.blocks_total, 0)::text || ' blocks, ' || progress.blocks_done::text || ' done'
+    ) as progress,
+    (
+        select string_agg(
+            format(
+                'session %s (%s, %s) has had a transaction open for %s s',
+                activity.pid,
+                coalesce(nullif(activity.application_name, ''), activity.usename, '?'),
+                coalesce(activity.state, '?'),
+                coalesce(extract(epoch from clock_timestamp() - activity.xact_start)::int::text, '?')
+            ),
+            '; '
+        )
+        from pg_stat_activity activity
+        where activity.pid = any (pg_blocking_pids(@pid::int))
+    ) as waits_for
+from pg_stat_progress_create_index progress
+where progress.pid = @pid::int;
 
 -- name: applied_migrations :many
 select number from public.dreamcut_schema order by number;

@@ -19,12 +19,31 @@ select dreamcut_return_unheld(@worker::uuid, @held::uuid[]);
 select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
 
 -- name: claim_jobs :many
-select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy
-from dreamcut_claim_jobs(@worker::uuid, @types::text[], @slots::int[]);
+select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy, urgency, turn
+from dreamcut_claim_jobs(
+    @worker::uuid, @types::text[], @slots::int[], @after_urgency::int[], @after_turn::bigint[], @waits::boolean
+);
+
+-- name: look :one
+-- For a worker that has nothing to do: the types of which something is ready, and the seconds until the next delayed
+-- job, of any type, comes due. Reads two indexes and writes nothing.
+select
+    array(
+        select lane.type from unnest(@types::text[]) as lane (type)
+        where exists (select 1 from dreamcut_jobs job where job.ready and job.type = lane.type)
+    ) as ready,
+    extract(epoch from (
+        select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null
+    ) - now())::double precision as due_s;
+
+-- name: promote_jobs :scalar
+-- By a worker that knows of a job that comes due, and has no room for it: others may.
+select dreamcut_promote_jobs(1000);
 
 -- name: complete_jobs :scalar
+-- The results come as the JSON that they are: the client does not encode them a second time.
 select dreamcut_complete_jobs(
-    @worker::uuid, @jobs::uuid[], @claims::int[], @results::jsonb[], @output_urls::text[]
+    @worker::uuid, @jobs::uuid[], @claims::int[], @results::text[]::jsonb[], @output_urls::text[], @manifests::uuid[]
 );
 
 -- name: fail_jobs :many

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from dreamcuts.sandbox import Sandbox
+from dreamcuts.sandbox.ffmpeg import ffmpeg_exe
+from tests.chaos.machine import clean_environment
 from tests.dashboard.conftest import TOKEN, Film
+from tests.fleet.running import Processes
+from tests.support import Queue, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -127,6 +134,57 @@ def test_signing_in_and_cancelling_by_keyboard(
         "select status, error_message from dreamcut_jobs where id = %s", [film.jobs["job_gen_now"]]
     ).fetchone()
     assert row == ("cancelled", "cancelled in the dashboard")
+
+
+def make_film(target: Path) -> None:
+    """Six seconds of picture and sound, H.264 and AAC as the render makes them."""
+    target.parent.mkdir(parents=True)
+    pictures = ("-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25:duration=6")
+    sound = ("-f", "lavfi", "-i", "sine=frequency=330:duration=6")
+    coding = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-preset", "ultrafast", "-c:a", "aac")
+    command = [ffmpeg_exe(), "-v", "error", *pictures, *sound, *coding, "-movflags", "+faststart", target]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_the_finished_film_plays_in_the_page_and_goes_on_when_the_page_changes(
+    desk: Watched, database: str, connection: psycopg.Connection, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The film is served by the worker whose dashboard shows it."""
+    make_film(tmp_path / "assets" / "films" / "film.mp4")
+    environment = {
+        **clean_environment(), **sandbox.environment(), "DATABASE_URL": database,
+        "STORAGE_DIR": str(tmp_path / "assets"), "STORAGE_BASE_URL": "http://127.0.0.1:9/files",
+        "ENABLE_HEALTH_CHECK": "true", "HEALTH_CHECK_PORT": "0",
+    }  # fmt: skip
+    queue = Queue(connection)
+    manifest, jobs = queue.graph({"speech": [], "render": ["speech"]})
+    with Processes(environment) as processes:
+        worker = processes.work("--types", "sound_effects")
+        worker.wait_log("serves sound_effects")
+        line = next(line for line in worker.lines if "Health server on" in line)
+        base = line.split()[-1].removesuffix("/health")
+        queue.finish("speech")
+        queue.finish("render")
+        queue.run(
+            "update dreamcut_production_manifest set output_url = %s where id = %s",
+            f"{base}/files/films/film.mp4",
+            manifest,
+        )
+        page = desk.page
+        page.goto(f"{base}/dashboard/manifests/{manifest}")
+        page.wait_for_selector("#live[data-state=on]")
+        wait_until(lambda: page.evaluate("document.querySelector('video.large').readyState >= 1"))
+        assert page.evaluate("document.querySelector('video.large').duration") == pytest.approx(6, abs=0.2)
+        page.evaluate("window.film = document.querySelector('video.large')")
+        page.locator("video.large").click()
+        wait_until(lambda: page.evaluate("film.currentTime > 0 && !film.paused"))
+        assert page.evaluate("film.videoWidth") == 640
+
+        queue.run("update dreamcut_jobs set error_message = 'changed' where id = %s", jobs["speech"])
+        page.wait_for_selector("td.note >> text=changed")
+        assert page.evaluate("document.querySelector('video.large') === film && film.error === null")
+        wait_until(lambda: page.evaluate("film.ended || film.currentTime > 1"))
+    assert desk.complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import socket
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ import httpx
 import psycopg
 import pytest
 
+from dreamcuts.client import Client
 from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError
 from dreamcuts.server.alone import dashboard_server
 from dreamcuts.server.dashboard.access import TRIES_A_MINUTE
+from dreamcuts.server.dashboard.pages import PAGE_SIZE
 from tests.dashboard.conftest import TOKEN, Film
+from tests.retention.past import Past
+from tests.support import Queue
 
 PAGES = ("/", "/manifests", "/jobs", "/workers", "/providers")
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -81,6 +86,7 @@ def test_a_url_that_is_none_is_never_linked(board: str, film: Film, connection: 
         (f"/manifests/{NOBODY}", 404, "There is no manifest"),
         ("/manifests?status=finished", 400, "status must be one of planning"),
         ("/manifests?before=yesterday", 400, "before must be a time"),
+        ("/manifests?before=2026-01-31T12:00:00Z&id=x", 400, "is no manifest id"),
         ("/nowhere", 404, "/dashboard/nowhere does not exist."),
         ("/act", 405, "does not take GET"),
         ("/events?page=/nowhere", 404, "/dashboard/nowhere does not exist."),
@@ -199,6 +205,121 @@ def test_actions_reach_the_queue(board: str, film: Film, connection: psycopg.Con
         assert client.post("/act", content=b"x" * 20_000).status_code == 413
         assert client.post("/sign-out", data={"key": key}).status_code == 303
         assert do("pause", "elevenlabs").status_code == 403
+
+
+def test_all_jobs_of_a_manifest_are_changed_however_many_the_page_shows(
+    board: str, connection: psycopg.Connection
+) -> None:
+    queue = Queue(connection)
+    names = [f"job_{number}" for number in range(2300)]
+    manifest = Client(connection).submit_manifest(
+        {},
+        [{"job_id": name, "type": "tts_elevenlabs"} for name in names]
+        + [{"job_id": "last", "type": "render_shotstack", "depends_on": [names[0], names[-1]]}],
+    )
+    queue.finish("job_7", type="tts_elevenlabs")
+
+    def statuses() -> dict[str, int]:
+        found = queue.rows("select status, count(*) from dreamcut_jobs group by status")
+        return {row["status"]: row["count"] for row in found}
+
+    with signed_in(board) as client:
+        page = client.get(f"/manifests/{manifest}").text
+        assert page.count("the first 2,000 of 2,301") == 2
+        assert page.count('class="node ') == 2000
+        form = {"target": str(manifest), "key": key_of(page), "back": f"/manifests/{manifest}"}
+        assert client.post("/act", data=form | {"what": "cancel-manifest"}).status_code == 303
+        assert statuses() == {"completed": 1, "cancelled": 2300}
+        assert "2,300 jobs are cancelled." in client.get("/").text
+        assert client.post("/act", data=form | {"what": "cancel-manifest"}).status_code == 303
+        assert "Nothing changed: every job has ended." in client.get("/").text
+        assert client.post("/act", data=form | {"what": "retry-manifest"}).status_code == 303
+        assert statuses() == {"completed": 1, "pending": 2300}
+        assert "2,300 jobs are pending again." in client.get("/").text
+    assert queue.inconsistencies() == []
+
+
+def test_what_can_be_done_counts_the_jobs_that_the_page_does_not_show(
+    board: str, connection: psycopg.Connection
+) -> None:
+    queue = Queue(connection)
+    manifest = Client(connection).submit_manifest(
+        {}, [{"job_id": f"job_{number:04}", "type": "work"} for number in range(2001)]
+    )
+    worker = queue.worker()
+    held = {job.job_id: job for job in queue.claim(worker, 2001)}
+    with signed_in(board) as client:
+        assert "Cancel all" in client.get(f"/manifests/{manifest}").text
+        last = held.pop("job_2000")
+        queue.complete(worker, *held.values())
+        assert "Cancel all" in client.get(f"/manifests/{manifest}").text  # the last one runs
+        queue.fail(worker, last, error_class="invalid_request")
+        page = client.get(f"/manifests/{manifest}").text
+        assert "Retry what failed" in page and "Cancel all" not in page
+
+
+def test_jobs_in_the_archive_are_shown_as_such_and_cannot_be_changed(
+    board: str, connection: psycopg.Connection
+) -> None:
+    past = Past(connection)
+    manifest, jobs = past.ended_manifest(60, failed=True)
+    other, others = past.ended_manifest(60)
+    assert past.archive() == 4 and past.present() == set()
+    with signed_in(board) as client:
+        page = client.get(f"/manifests/{manifest}").text
+        assert "The jobs of this manifest are in the archive since 20" in page
+        assert page.count('class="node ') == 2 and "0 of 2 jobs" in page and "1 failed" in page
+        assert "Retry what failed" not in page and "Cancel all" not in page
+        page = client.get(f"/manifests/{other}").text
+        assert "2 of 2 jobs" in page and "100 %" in page
+        page = client.get(f"/jobs/{jobs['a']}").text
+        assert "This job is in the archive since 20" in page and "it broke" in page
+        assert page.count("<li><p><b>Attempt") == 2  # the failed attempts came along
+        assert "/act" not in page
+        page = client.get(f"/jobs/{others['b']}").text
+        assert "https://assets.example/a" in page  # what it was built on is in the archive as well
+        form = {"what": "retry-manifest", "target": str(manifest), "back": "/"}
+        key = key_of(client.get("/").text)
+        assert client.post("/act", data=form | {"key": key}).status_code == 303
+        assert "Nothing changed" in client.get("/").text
+        cards = client.get("/manifests").text
+        assert cards.count("archived · ") == 2
+        assert "2 of 2 jobs" in cards and "0 of 2 jobs" in cards
+
+
+def test_a_manifest_that_went_on_after_it_was_archived_shows_both(
+    board: str, connection: psycopg.Connection
+) -> None:
+    past = Past(connection)
+    manifest, _ = past.ended_manifest(60)
+    past.archive()
+    past.add(manifest, "late")
+    with signed_in(board) as client:
+        page = client.get(f"/manifests/{manifest}").text
+        assert "Jobs of this manifest are in the archive" in page
+        assert page.count('class="node ') == 3 and "2 of 3 jobs" in page
+        assert page.count(" archived</td>") == 2
+        assert "Cancel all" in page
+
+
+def test_older_manifests_follow_without_a_gap_also_those_of_one_transaction(
+    open_board: str, connection: psycopg.Connection
+) -> None:
+    queue = Queue(connection)
+    with connection.transaction():
+        made = {str(queue.manifest()) for _ in range(PAGE_SIZE + 5)}
+    made |= {str(queue.manifest()) for _ in range(PAGE_SIZE)}
+    seen: list[str] = []
+    address = f"{open_board}/manifests"
+    for _ in range(10):
+        page = httpx.get(address, timeout=20).text
+        seen += re.findall(r'href="/dashboard/manifests/([0-9a-f-]{36})"', page)
+        following = re.search(r'href="/dashboard(/manifests\?[^"]*before=[^"]*)"', page)
+        if following is None:
+            break
+        address = open_board + html.unescape(following[1])
+    assert len(seen) == len(set(seen)) == len(made)
+    assert set(seen) == made
 
 
 def test_events_bring_the_page_when_it_has_changed(

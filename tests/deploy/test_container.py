@@ -12,10 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from dreamcuts.cli import cli
+from dreamcuts.server import Pulse, make_app
+from dreamcuts.server.serve import serving
+from dreamcuts.worker.status import WorkerStatus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -80,37 +84,66 @@ def test_it_is_not_root_and_stops_by_draining() -> None:
     assert json.loads(value("CMD")) == ["work"]
 
 
-def test_health_check_asks_the_health_server() -> None:
-    import http.server
-    import threading
+class State:
+    """A worker as the health server sees it; `silence` is how long the database has not answered."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        code = 200
+    silence = 0.0
+    running = True
 
-        def do_GET(self) -> None:
-            self.send_response(self.code if self.path == "/health" else 404)
-            self.end_headers()
+    def is_running(self) -> bool:
+        return self.running
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    def database_silence(self) -> float:
+        return self.silence
 
+    def lease_seconds(self) -> float:
+        return 45.0
+
+    def worker_statuses(self) -> list[WorkerStatus]:
+        return []
+
+
+def is_healthy(**environment: str) -> bool:
+    """What Docker would make of the image's HEALTHCHECK."""
     program, *arguments = json.loads(value("HEALTHCHECK").split("CMD ", 1)[1])
     assert program == "python"
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            for code, healthy in ((200, True), (503, False)):
-                Handler.code = code
-                done = subprocess.run(
-                    [sys.executable, *arguments],
-                    env={"HEALTH_CHECK_PORT": str(server.server_port)},
-                    capture_output=True,
-                )
-                assert (done.returncode == 0) is healthy
-        finally:
-            server.shutdown()
-            thread.join()
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0 or "urlopen" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_health_check_replaces_a_worker_that_hangs_and_no_other() -> None:
+    state, pulse = State(), Pulse(hung_after=3600)
+    with serving(make_app(state, pulse=pulse), "127.0.0.1", 0) as port:
+        environment = {"ENABLE_HEALTH_CHECK": "true", "HEALTH_CHECK_PORT": str(port)}
+        assert is_healthy(**environment)
+        state.silence = 3600  # an outage of the database: a new container would not reach it either
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 503
+        assert is_healthy(**environment)
+        state.running = False  # it drains
+        assert is_healthy(**environment)
+        pulse.hung_after = -1  # nobody beats
+        assert not is_healthy(**environment)
+    assert not is_healthy(**environment), "nobody listens any more"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ENABLE_HEALTH_CHECK": "false", "HEALTH_CHECK_PORT": "1"},
+        {"ENABLE_HEALTH_CHECK": "0", "HEALTH_CHECK_PORT": "1"},
+        {"ENABLE_HEALTH_CHECK": "True", "HEALTH_CHECK_PORT": "0"},
+    ],
+)
+def test_health_check_asks_nothing_where_nothing_answers(environment: dict[str, str]) -> None:
+    assert is_healthy(**environment)
+    assert not is_healthy(ENABLE_HEALTH_CHECK="1", HEALTH_CHECK_PORT="1")
+
+
+def test_the_image_has_the_health_server_on() -> None:
+    settings = dict(pair.split("=", 1) for pair in shlex.split(value("ENV")))
+    assert settings["ENABLE_HEALTH_CHECK"] == "true" and settings["HEALTH_CHECK_PORT"] == value("EXPOSE")
 
 
 def test_compose_names_what_exists() -> None:

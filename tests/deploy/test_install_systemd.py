@@ -58,7 +58,7 @@ def test_dry_run_changes_nothing(root: Path) -> None:
     done = install("--root", str(root), "--types", "tts,music", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert (
-        "would write" in done.stdout and "would start dreamcuts-worker@tts\\x2cmusic.service" in done.stdout
+        "would write" in done.stdout and "would enable dreamcuts-worker@tts\\x2cmusic.service" in done.stdout
     )
     assert not (root / "etc").exists()
 
@@ -92,6 +92,67 @@ def test_open_settings_are_warned_about(root: Path) -> None:
     assert done.returncode == 0
     assert "chmod 600" in done.stderr
     assert stat.S_IMODE((root / SETTINGS).stat().st_mode) == 0o644
+
+
+def test_open_settings_of_one_worker_are_warned_about(root: Path) -> None:
+    install("--root", str(root))
+    own = root / "etc/dreamcuts/tts,music.env"
+    own.write_text("ELEVENLABS_API_KEY=x\n")
+    own.chmod(0o640)
+    assert f"chmod 600 '{own}'" in install("--root", str(root)).stderr
+    own.chmod(0o600)
+    assert install("--root", str(root)).stderr == ""
+
+
+HEALTH = "ENABLE_HEALTH_CHECK=true\n"
+TWO = ["image,video", "tts,music"]
+
+
+@pytest.mark.parametrize(
+    ("everyone", "own", "workers", "warns"),
+    [
+        (HEALTH, {}, [*TWO, "render"], [("image,video", "tts,music", "8080", "8081")]),
+        (HEALTH, {"image,video": "HEALTH_CHECK_PORT='8081'\n"}, [*TWO, "render"], []),
+        (HEALTH, {"image,video": "HEALTH_CHECK_PORT=3007"}, ["image,video", "render"], [
+            ("image,video", "render", "3007", "8081")
+        ]),
+        (HEALTH + "HEALTH_CHECK_PORT=9000", {}, ["music:2", "tts", "video"], [
+            ("music:2", "tts", "9000", "8081"), ("music:2", "video", "9000", "8082")
+        ]),
+        (HEALTH + "HEALTH_CHECK_PORT=0", {}, ["tts", "video"], []),
+        (HEALTH, {}, ["tts", "tts_elevenlabs:2"], [("tts", "tts_elevenlabs:2", "3001", "8081")]),
+        ("#ENABLE_HEALTH_CHECK=true\n", {}, TWO, []),
+        ("", dict.fromkeys(TWO, HEALTH), TWO, [("image,video", "tts,music", "8080", "8081")]),
+    ],
+)  # fmt: skip
+def test_workers_with_one_health_port_are_warned_about(
+    root: Path, everyone: str, own: dict[str, str], workers: list[str], warns: list[tuple[str, ...]]
+) -> None:
+    folder = root / "etc/dreamcuts"
+    folder.mkdir(parents=True)
+    for name, text in {"worker": everyone, **own}.items():
+        (folder / f"{name}.env").write_text(text)
+        (folder / f"{name}.env").chmod(0o600)
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    for name in workers:
+        (wants / f"dreamcuts-worker@{name}.service".replace(",", "\\x2c")).touch()
+    done = install("--root", str(root), "--dry-run")
+    assert done.returncode == 0
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(warns), done.stderr
+    for line, (first, second, taken, free) in zip(lines, warns, strict=True):
+        assert f"workers {first} and {second} have the same health port, {taken};" in line
+        assert f"HEALTH_CHECK_PORT={free} into {folder}/{second}.env" in line
+
+
+@needs_systemctl
+def test_a_worker_that_is_there_already_counts(root: Path) -> None:
+    install("--root", str(root), "--types", "tts,music")
+    (root / SETTINGS).write_text(HEALTH)
+    done = install("--root", str(root), "--types", "image,video", "--dry-run")
+    assert "workers tts,music and image,video have the same health port, 8080" in done.stderr
+    assert install("--root", str(root), "--types", "tts,music", "--dry-run").stderr == ""
 
 
 @needs_systemctl

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import anyio
@@ -13,9 +15,11 @@ import psycopg
 import pytest
 
 from dreamcuts.client import Client
+from dreamcuts.db import migrate as module
 from dreamcuts.db.migrate import migrate
 from dreamcuts.db.pool import open_pool
 from dreamcuts.db.pooler import is_known_pooler, is_transaction_pooled
+from dreamcuts.errors import DatabaseError
 from dreamcuts.queue.models import Completed
 from dreamcuts.queue.store import Store
 from dreamcuts.sandbox import Sandbox
@@ -172,3 +176,26 @@ def test_a_graph_of_jobs_runs_through_it(
     rows = connection.execute("select job_id, status, error_message, attempts from dreamcut_jobs").fetchall()
     assert [row for row in rows if row[1:] != ("completed", None, 1)] == []
     assert len(sandbox.bills()) == len(jobs), "each call was paid once"
+
+
+def test_a_concurrent_index_needs_a_session(
+    pooler: StartPooler,
+    connection: psycopg.Connection,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind transaction mode a lock of a session would stay with a stranger, so nothing is begun there."""
+    shutil.copytree(module.sql_folder(), copy := tmp_path / "sql")
+    monkeypatch.setattr(module, "sql_folder", lambda: copy)
+    number = len(module.migrations()) + 1
+    (copy / f"migrations/{number:04d}_column.sql").write_text("alter table dreamcut_jobs add extra int;")
+    file = f"{number + 1:04d}_extra.concurrent.sql"
+    (copy / "migrations" / file).write_text("create index concurrently dreamcut_x on dreamcut_jobs (extra);")
+    with pytest.raises(DatabaseError, match=rf"{file} .* transaction mode\. Nothing was changed"):
+        migrate(pooler())
+    assert max(module.status(database).applied) == number - 1
+    assert file in migrate(pooler(pool_mode="session"))
+    assert connection.execute(
+        "select indisvalid from pg_index where indexrelid = 'dreamcut_x'::regclass"
+    ).fetchone() == (True,)

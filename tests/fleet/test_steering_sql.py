@@ -33,6 +33,12 @@ def test_a_types_own_number_wins_and_null_takes_it_back(queue: Queue) -> None:
     assert queue.value("select dreamcut_scaled_slots(array['b', 'a'], array[3, 4])") == [6, 8]
 
 
+def test_who_was_started_without_slots_is_left_without(queue: Queue) -> None:
+    queue.value("select dreamcut_scale_profile('low')")
+    queue.value("select dreamcut_scale_type('b', 5)")
+    assert queue.value("select dreamcut_scaled_slots(array['a', 'b', 'b'], array[0, 0, 2])") == [0, 0, 5]
+
+
 @pytest.mark.parametrize(
     "call", ["scale_type('a', -1)", "scale_type('*', 3)", "scale_type('', 3)", "scale_profile('max')"]
 )

@@ -16,8 +16,9 @@ from psycopg.types.json import Jsonb
 from dreamcuts.config import Settings
 from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.sandbox import Sandbox
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 from tests.support import Held, Queue
 
 LIMIT, SPEND_LIMIT, PAUSED = "DC002", "DC003", "DC004"

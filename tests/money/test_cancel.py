@@ -16,6 +16,7 @@ from dreamcuts.db.pool import open_pool
 from dreamcuts.jobs.queued import cancel_call
 from dreamcuts.providers.base import Ticket
 from dreamcuts.providers.registry import make_provider
+from dreamcuts.queue.outage import Outage
 from dreamcuts.queue.store import Store
 from dreamcuts.sandbox import Sandbox
 from dreamcuts.worker import abandoned
@@ -24,6 +25,7 @@ from dreamcuts.worker.tools import Tools, tools_from
 from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger, until
 from tests.money.test_engine import run
+from tests.paid.conftest import closed
 
 pytestmark = pytest.mark.anyio
 
@@ -152,10 +154,35 @@ async def test_the_loop_outlives_its_errors(
     monkeypatch.setattr(abandoned, "EVERY_S", 0.01)
     monkeypatch.setattr(abandoned, "close_abandoned_calls", fail)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(abandoned.keep_closing_abandoned_calls, tools, uuid4)
+        tasks.start_soon(abandoned.keep_closing_abandoned_calls, tools, uuid4, Outage())
         await until(lambda: len(turns) >= 3)
         tasks.cancel_scope.cancel()
     assert "no luck" in caplog.text
+
+
+async def test_the_loop_says_once_that_the_database_is_away(
+    tools: Tools,
+    ledger: Ledger,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(abandoned, "EVERY_S", 0.01)
+    turns: list[int] = []
+    take = Store.take_abandoned_calls
+
+    async def counted(self: Store, *arguments: Any, **named: Any) -> Any:
+        turns.append(1)
+        return await take(self, *arguments, **named)
+
+    monkeypatch.setattr(Store, "take_abandoned_calls", counted)
+    with closed(database, ledger):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(abandoned.keep_closing_abandoned_calls, tools, uuid4, Outage())
+            await until(lambda: len(turns) >= 3)
+            tasks.cancel_scope.cancel()
+    assert caplog.text.count("The database does not answer") == 1
+    assert "could not be closed" not in caplog.text
 
 
 async def test_a_render_cannot_be_cancelled_and_may_be_billed(settings: Settings, sandbox: Sandbox) -> None:

@@ -17,9 +17,10 @@ from dreamcuts.errors import ErrorClass, ProviderError
 from dreamcuts.jobs.base import JobContext, Payload, Result
 from dreamcuts.jobs.paid import Collected, Request, Step, run_chain
 from dreamcuts.providers.base import Done, Pending, Provider, Ticket
-from dreamcuts.worker import context
+from dreamcuts.worker import tools as tools_module
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions, only_provider
+from dreamcuts.worker.worker import Worker, only_provider
 from tests.money.conftest import Ledger
 from tests.support import DEADLINE_S
 
@@ -85,7 +86,7 @@ def makers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Maker]:
     def make(name: str, settings: Settings) -> Provider:
         return made[name]
 
-    monkeypatch.setattr(context, "make_provider", make)
+    monkeypatch.setattr(tools_module, "make_provider", make)
     return made
 
 

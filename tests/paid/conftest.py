@@ -16,8 +16,9 @@ from dreamcuts.db.pool import open_pool
 from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.queue.store import Store
 from dreamcuts.sandbox import Sandbox
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import Tools, tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.support import until
 from tests.worker.test_lease import KILL

@@ -55,7 +55,7 @@ async def test_a_ticket_outlives_an_outage_and_its_attempt(
 
 def _stopped(worker: Worker, job: UUID) -> bool:
     """The attempt has been told to stop and its job's code has ended, whether or not its outcome waits."""
-    attempt = worker._attempts.get(job)
+    attempt = worker._slots.attempts.get(job)
     return attempt is None or attempt._scope.cancelled_caught
 
 
@@ -69,7 +69,7 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.run)
         await until(lambda: posts(sandbox) == 1)
-        first = worker._attempts[job]
+        first = worker._slots.attempts[job]
         with psycopg.connect(database) as holder:
             holder.execute("select from dreamcut_provider_calls for update")
             await until(lambda: worker._tools.tickets.of(job))

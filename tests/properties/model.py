@@ -14,10 +14,10 @@ FREE = {"rate_limited"}
 
 @dataclass
 class ModelJob:
-    """One job. `waits` are the names of the dependencies that are not met; `place` is that in its manifest."""
+    """One job. `waits` are the dependencies that are not met; `place` is its place in its manifest."""
 
     id: UUID
-    manifest: UUID
+    manifest: UUID | None
     name: str
     depends_on: frozenset[str]
     runs_anyway: bool
@@ -43,21 +43,32 @@ class Model:
     """All jobs. Each method is a function of sql/functions, and returns what that returns."""
 
     jobs: dict[UUID, ModelJob] = field(default_factory=dict)
+    archived: dict[UUID, int] = field(default_factory=dict)
+    """How many jobs of a manifest are in the archive."""
 
     # Looking
 
-    def find(self, manifest: UUID, name: str) -> ModelJob | None:
+    def find(self, manifest: UUID | None, name: str) -> ModelJob | None:
+        if manifest is None:
+            return None
         return next((job for job in self.jobs.values() if (job.manifest, job.name) == (manifest, name)), None)
 
     def held_by(self, worker: UUID) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.status == "processing" and job.worker == worker]
+
+    def total_jobs(self, manifest: UUID | None) -> int:
+        """0 for jobs without a manifest: each is the first of its own."""
+        if manifest is None:
+            return 0
+        there = sum(1 for job in self.jobs.values() if job.manifest == manifest)
+        return there + self.archived.get(manifest, 0)
 
     def open_jobs(self, manifest: UUID) -> int:
         return sum(1 for job in self.jobs.values() if job.manifest == manifest and job.status not in ENDED)
 
     def waiting_for(self, cause: ModelJob) -> Iterator[ModelJob]:
         for job in self.jobs.values():
-            if job.manifest == cause.manifest and cause.name in job.waits:
+            if job.manifest == cause.manifest is not None and cause.name in job.waits:
                 yield job
 
     # Doing
@@ -65,7 +76,7 @@ class Model:
     def insert(self, jobs: Iterable[ModelJob]) -> None:
         new = list(jobs)
         for job in new:
-            job.place = sum(1 for other in self.jobs.values() if other.manifest == job.manifest)
+            job.place = self.total_jobs(job.manifest)
             job.waits = set(job.depends_on)
             self.jobs[job.id] = job
         manifests = {job.manifest for job in new}
@@ -137,6 +148,18 @@ class Model:
 
     def delete(self, job: ModelJob) -> None:
         del self.jobs[job.id]
+
+    def archive(self) -> set[UUID]:
+        """All jobs of manifests that are over, and ended ones without a manifest."""
+        gone = {
+            job.id
+            for job in self.jobs.values()
+            if (job.status in ENDED if job.manifest is None else self.open_jobs(job.manifest) == 0)
+        }
+        for job in [self.jobs.pop(id) for id in gone]:
+            if job.manifest is not None:
+                self.archived[job.manifest] = self.archived.get(job.manifest, 0) + 1
+        return gone
 
     # What follows
 

@@ -1,7 +1,8 @@
 """The queue's SQL functions against a small model: after every step, states and counters are the model's.
 
 hypothesis makes up the steps: graphs in any order and with cycles, claims, outcomes on time and too late,
-retries, cancellations, lost workers, deleted jobs; and finds the shortest series that goes wrong.
+retries, cancellations, lost workers, deleted and archived jobs, jobs without a manifest; and finds the
+shortest series that goes wrong.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize()
     def clean(self) -> None:
-        for table in ("dreamcut_jobs", "dreamcut_production_manifest", "dreamcut_workers"):
+        for table in (
+            "dreamcut_jobs",
+            "dreamcut_production_manifest",
+            "dreamcut_workers",
+            "dreamcut_archived_attempts",
+            "dreamcut_archived_jobs",
+        ):
             self.queue.run(f"delete from {table}")
         self.manifests = [self.queue.manifest() for _ in range(2)]
         self.workers = [self.queue.worker(["work"]) for _ in range(2)]
@@ -63,7 +70,25 @@ class QueueMachine(RuleBasedStateMachine):
             for row in rows:
                 self._insert(manifest, [row])
 
-    def _insert(self, manifest: UUID, rows: list[tuple[Any, ...]]) -> None:
+    @rule(
+        jobs=st.lists(
+            st.tuples(
+                st.sampled_from(NAMES),
+                st.just(frozenset()),
+                st.booleans(),
+                st.integers(0, 2),
+                st.integers(1, 2),
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    def insert_without_a_manifest(self, jobs: list[tuple[Any, ...]]) -> None:
+        """Their names are those of the others, and mean nothing: nobody waits for them."""
+        for job in jobs:
+            self._insert(None, [job])
+
+    def _insert(self, manifest: UUID | None, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
             return
         values = [
@@ -184,6 +209,15 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.delete(job)
 
     @rule()
+    def archive(self) -> None:
+        """Everything that has ended is old enough."""
+        gone = self.model.archive()
+        moved = self.queue.row("select * from dreamcut_archive_jobs('0', '0', 1000)")
+        assert moved["jobs"] == len(gone)
+        found = self.queue.rows("select id from dreamcut_archived_jobs where id = any(%s)", list(gone))
+        assert {row["id"] for row in found} == gone
+
+    @rule()
     def reconcile(self) -> None:
         assert self.queue.reconcile() == 0, "there is nothing to mend that these functions left"
 
@@ -217,8 +251,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_the_models(self) -> None:
-        for row in self.queue.rows("select id, open_jobs from dreamcut_production_manifest"):
+        for row in self.queue.rows("select id, open_jobs, total_jobs from dreamcut_production_manifest"):
             assert row["open_jobs"] == self.model.open_jobs(row["id"])
+            assert row["total_jobs"] == self.model.total_jobs(row["id"])
         # A dependency that was dropped, or given up, may be retried while its dependent runs.
         wrong = [row for row in self.queue.inconsistencies() if row["what"] != "runs without a dependency"]
         assert wrong == []

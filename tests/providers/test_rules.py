@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+
 import pytest
 
 from dreamcuts.providers.prices import PRICES, billed, cost
@@ -17,6 +20,8 @@ from dreamcuts.providers.rules import retry_after
         (" 30 ", 30.0),
         ("-3", 0.0),
         ("99999999", 3600.0),
+        ("Wed, 21 Oct 2027 07:28:10 GMT", 3600.0),
+        ("inf", 3600.0),
         ("Wed, 21 Oct 2026 07:28:10 GMT", 10.0),
         ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
         ("nan", None),
@@ -25,9 +30,21 @@ from dreamcuts.providers.rules import retry_after
     ],
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
-    assert retry_after({"Retry-After": value}, now=1792567680.0) == seconds
-    assert retry_after({"retry-after": value}, now=1792567680.0) == seconds
-    assert retry_after({}) is None
+    sent = "Wed, 21 Oct 2026 07:28:00 GMT"
+    assert retry_after({"Retry-After": value, "Date": sent}) == seconds
+    assert retry_after({"retry-after": value, "date": sent}) == seconds
+    assert retry_after({"Date": sent}) is None
+
+
+@pytest.mark.parametrize("skew_s", [-86_400, -30, 0, 30, 86_400])
+def test_a_date_to_retry_after_does_not_depend_on_our_clock(
+    skew_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    answer = {"Date": formatdate(now, usegmt=True), "Retry-After": formatdate(now + 40, usegmt=True)}
+    monkeypatch.setattr(time, "time", lambda: now + skew_s)
+    assert retry_after(answer) == 40
+    assert retry_after({"Retry-After": answer["Retry-After"]}) is None  # nothing says when it was sent
 
 
 @pytest.mark.parametrize(

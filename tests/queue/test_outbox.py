@@ -15,7 +15,7 @@ from dreamcuts.errors import ErrorClass
 from dreamcuts.queue.models import Completed, Failed, HandedBack, Job, Outcome, Settled
 from dreamcuts.queue.outage import Outage
 from dreamcuts.queue.outbox import Outbox
-from dreamcuts.queue.store import Store
+from dreamcuts.queue.store import Lookout, Store
 from tests.support import Queue, until
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ class Bench:
         for name in names:
             queue.add(None, name, **columns)
         await self.store.register(self.worker, {"work": 1000}, timedelta(minutes=1))
-        return await self.store.claim(self.worker, {"work": 1000})
+        return await self.store.claim(self.worker, [Lookout("work", 1000)])
 
     def put(self, *outcomes: Outcome) -> None:
         for outcome in outcomes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import promql_parser
 import psycopg
 import pytest
 import yaml
@@ -26,6 +28,8 @@ from dreamcuts.worker.observer import Observers
 from dreamcuts.worker.status import WorkerStatus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ALERTS = REPOSITORY / "deploy/prometheus/alerts.yml"
+ADDED_BY_PROMETHEUS = {"instance", "job"}
 JOB = Job(uuid4(), None, "job_tts_s1", "tts_elevenlabs", {}, 1, 3, 1)
 
 
@@ -153,11 +157,58 @@ def expressions() -> Iterator[tuple[str, str]]:
     for panel in board["panels"]:
         for target in panel["targets"]:
             yield f"Grafana: {panel['title']}", target["expr"]
-    rules: dict[str, Any] = yaml.safe_load((REPOSITORY / "deploy/prometheus/alerts.yml").read_text())
+    rules: dict[str, Any] = yaml.safe_load(ALERTS.read_text())
     for group in rules["groups"]:
         for rule in group["rules"]:
             assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
             yield f"alert: {rule['alert']}", rule["expr"]
+
+
+def parts(where: str, expression: str) -> list[promql_parser.Expr]:
+    """The nodes of an expression, which is checked as Prometheus does: brackets, functions, arguments."""
+    found: list[promql_parser.Expr] = []
+    try:
+        promql_parser.walk(promql_parser.parse(expression), found.append)
+    except ValueError as error:
+        pytest.fail(f"{where}: {error}: {expression}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "sum(rate(dreamcuts_outcomes_total[5m])",
+        "rate(dreamcuts_outcomes_total)",
+        "max by (type (dreamcuts_queue_jobs)",
+        "histogram_quantile(sum(dreamcuts_run_seconds_bucket))",
+        "maximum(dreamcuts_queue_jobs)",
+        "dreamcuts_queue_jobs{state=ready}",
+    ],
+)
+def test_a_broken_expression_is_found(broken: str) -> None:
+    with pytest.raises(pytest.fail.Exception, match="somewhere: "):
+        parts("somewhere", broken)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (apt: prometheus)")
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "rules", ALERTS), ("test", "rules", Path(__file__).with_name("alerts_test.yml"))],
+    ids=["rules", "behaviour"],
+)
+def test_prometheus_accepts_the_alerts_and_they_fire_when_they_should(arguments: tuple[str | Path]) -> None:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = yaml.safe_load(Path(__file__).with_name("alerts_test.yml").read_text())["tests"]
+    expected = [case for test in cases for case in test["alert_rule_test"]]
+    names = {
+        rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    }
+    assert {case["alertname"] for case in expected if case["exp_alerts"]} == names
+    assert {case["alertname"] for case in expected if not case["exp_alerts"]} == names
 
 
 @pytest.mark.anyio
@@ -182,12 +233,17 @@ async def test_every_metric_that_grafana_and_the_alerts_use_exists(
         labels_of.setdefault(name, set()).update(label for label, _ in pairs)
     checked = 0
     for where, expression in expressions():
-        names = re.findall(r"\bdreamcuts_\w+", expression)
-        assert names, where
-        for name in names:
-            assert name in labels_of, f"{where}: {name} is not in /metrics"
-        for name, selector in re.findall(r"(dreamcuts_\w+)\{([^}]*)\}", expression):
-            for label in re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", selector):
-                assert label in labels_of[name], f"{where}: {name} has no label {label}"
-        checked += len(names)
+        labels = set(ADDED_BY_PROMETHEUS)
+        grouped: set[str] = set()
+        for part in parts(where, expression):
+            if isinstance(part, promql_parser.VectorSelector):
+                assert part.name in labels_of, f"{where}: {part.name} is not in /metrics"
+                known = labels_of[part.name]
+                for matcher in part.matchers.matchers:
+                    assert matcher.name in known, f"{where}: {part.name} has no label {matcher.name}"
+                labels |= known
+                checked += 1
+            elif isinstance(part, promql_parser.AggregateExpr) and part.modifier is not None:
+                grouped |= set(part.modifier.labels)
+        assert grouped <= labels, f"{where}: no metric of it has the label {grouped - labels}"
     assert checked > 25

@@ -39,6 +39,7 @@ def ear(database: str) -> Iterator[Ear]:
 
 
 def test_an_insert_notifies_each_ready_type_once(queue: Queue, ear: Ear) -> None:
+    queue.worker(["tts", "image"])
     queue.run(
         """insert into dreamcut_jobs (type, job_id) select type, type || n
            from unnest(array['tts', 'image']) type, generate_series(1, 50) n"""
@@ -46,15 +47,46 @@ def test_an_insert_notifies_each_ready_type_once(queue: Queue, ear: Ear) -> None
     assert ear.heard() == ["jobs:image", "jobs:tts"]
 
 
-def test_nothing_is_heard_of_blocked_and_delayed_jobs(queue: Queue, ear: Ear) -> None:
+def test_nothing_is_heard_of_blocked_and_ended_jobs(queue: Queue, ear: Ear) -> None:
+    queue.worker()
     manifest = queue.manifest()
     queue.add(manifest, "b", ["a"])
-    queue.add(None, next_retry_at="2999-01-01T00:00:00Z")
     queue.add(None, status="completed")
     assert ear.heard() == []
 
 
+def test_of_a_scheduled_job_workers_hear_so_that_they_know_its_time(queue: Queue, ear: Ear) -> None:
+    queue.worker()
+    queue.add(None, next_retry_at="2999-01-01T00:00:00Z")
+    assert ear.heard() == ["jobs:work"]
+
+
+@pytest.mark.parametrize("change", ["waits = false", "state = 'draining'", "types = '{other}'"])
+def test_where_no_worker_waits_for_it_nothing_is_sent(queue: Queue, ear: Ear, change: str) -> None:
+    queue.worker()
+    queue.run(f"update dreamcut_workers set {change}")
+    queue.add(None)
+    assert ear.heard() == []
+
+
+def test_a_worker_waits_from_the_claim_on_that_finds_too_little(queue: Queue, ear: Ear) -> None:
+    worker = queue.worker()
+    queue.add(None)
+    assert ear.heard() == ["jobs:work"]
+    claim = "select count(*) from dreamcut_claim_jobs(%s, '{work}', %s, p_waits => false)"
+    assert queue.value(claim, worker, [1]) == 1  # all it asked for
+    queue.add(None)
+    assert ear.heard() == []
+    assert queue.value(claim, worker, [2]) == 1
+    queue.add(None)
+    assert ear.heard() == ["jobs:work"]
+    assert queue.value(claim.replace("false", "true"), worker, [1]) == 1
+    queue.add(None)
+    assert ear.heard() == ["jobs:work"]
+
+
 def test_becoming_ready_notifies(queue: Queue, ear: Ear) -> None:
+    queue.worker(["image", "video", "render"])
     manifest = queue.manifest()
     for name in ("x", "y"):
         queue.add(manifest, name, ["a"], type="video")
@@ -92,8 +124,8 @@ def test_all_other_ways_to_be_ready_notify(queue: Queue, ear: Ear) -> None:
 
 @pytest.mark.parametrize("ask", ["cancel", "release"])
 def test_the_worker_that_runs_a_job_is_told_at_once(queue: Queue, ear: Ear, ask: str) -> None:
+    worker = queue.worker(["work", "other"])
     job, idle = queue.add(None), queue.add(None, type="other")
-    worker = queue.worker()
     queue.claim_one(worker)
     assert len(ear.heard()) == 2
     getattr(queue, ask)(job, idle)

@@ -1,4 +1,10 @@
-"""Two transactions at once. No race is left to chance: one waits, as Postgres itself says, for the other."""
+"""Outcomes and inserts at once, in two transactions. No race is left to chance: one waits, as Postgres itself
+says, for the other.
+
+Each test is run again with the locks taken away, where that shows what they are for; where it says nothing
+new, the test says why. What operators do at the same time is in test_races_operator.py, deadlocks in
+test_lock_order.py.
+"""
 
 from __future__ import annotations
 
@@ -7,100 +13,179 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.sql.interleaving import FIRST_LOCK_AWAY, TAKE_THE_LOCKS_AWAY, alter, end, race, throw_away
 from tests.support import Blocked, Queue
 
-TAKE_THE_LOCKS_AWAY = """
-    create or replace function dreamcut_lock_manifests(p_jobs uuid[]) returns void
-    language plpgsql set search_path = public, pg_temp as 'begin end';
-    create or replace function dreamcut_settle(p_jobs uuid[]) returns void
-    language plpgsql set search_path = public, pg_temp as
-    'begin perform dreamcut_release_dependents(p_jobs); perform dreamcut_fail_dependents(p_jobs); end';
+pytestmark = pytest.mark.usefixtures("patient")
+Another = Callable[[], Queue]
+
+OPEN_NOW = """
+    (select count(*) from dreamcut_jobs job where job.manifest_id = manifest.id and job.completed_at is null)
 """
+WAITS_NOW = "(select count(*) from dreamcut_job_dependencies wait where wait.job = job.id) - fewer.waits"
 
 
+def without_the_locks(queue: Queue, locked: bool, sql: str = TAKE_THE_LOCKS_AWAY) -> None:
+    if not locked:
+        queue.run(sql)
+
+
+both_ways = pytest.mark.parametrize("locked", [True, False], ids=["locked", "without the locks"])
+
+
+# Endings
+
+
+@pytest.mark.parametrize("counting", [False, True], ids=["subtracting", "counting"])
+@both_ways
 def test_two_last_dependencies_that_complete_at_once_free_the_dependent_once(
-    queue: Queue, another: Callable[[], Queue], database: str
+    queue: Queue, another: Another, database: str, locked: bool, counting: bool
 ) -> None:
+    """Two things see to it: the manifest's lock, and that a met wait is subtracted in the dependent's own
+    row. Each alone is enough. Without both (the waits counted again, which cannot see the other's) the
+    dependent hangs."""
     manifest, jobs = queue.graph({"a": [], "b": [], "c": ["a", "b"]})
+    without_the_locks(queue, locked)
+    if counting:
+        alter(queue, "dreamcut_meet_waits", ("job.unmet_dependencies - fewer.waits", WAITS_NOW))
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
     first = another()
     first.complete(worker, a)
-    with Blocked(database, lambda second: second.complete(worker, b)) as later:
-        assert queue.states(manifest)["c"] == "blocked"
-        first.connection.commit()
-        assert later.result() == [jobs["b"]]
-    assert queue.states(manifest)["c"] == "ready"
-    assert queue.job(jobs["c"])["unmet_dependencies"] == 0
+    assert race(database, first, lambda second: second.complete(worker, b)) == (True, [jobs["b"]])
+    if locked or not counting:
+        assert queue.states(manifest)["c"] == "ready"
+        assert queue.job(jobs["c"])["unmet_dependencies"] == 0
+    else:
+        assert queue.job(jobs["c"])["unmet_dependencies"] == 1, (
+            "for ever: no wait is left that somebody could meet"
+        )
+        assert queue.rows("select 1 from dreamcut_job_dependencies") == []
+    if not locked:
+        throw_away(queue)
 
 
-def test_a_dependency_completes_while_its_dependent_is_being_inserted(
-    queue: Queue, another: Callable[[], Queue], database: str
+@pytest.mark.parametrize("order", ["failed first", "completed first"])
+def test_a_failure_and_a_completion_at_once(
+    queue: Queue, another: Another, database: str, order: str
 ) -> None:
-    manifest, jobs = queue.graph({"a": []})
+    """No companion: without the manifest's lock the dependent's own row makes one wait for the other, and
+    both statements check it again (`pending`, the count) when they get it."""
+    manifest, _ = queue.graph({"a": [], "b": [], "c": ["a", "b"], "d": ["c"]})
+    worker = queue.worker()
+    a, b = queue.claim(worker, 2)
+    ends = [("failed", a), ("completed", b)]
+    if order == "completed first":
+        ends.reverse()
+    first = another()
+    end(first, ends[0][0], worker, ends[0][1])
+    waited, _ = race(database, first, lambda second: end(second, ends[1][0], worker, ends[1][1]))
+    assert waited
+    assert queue.states(manifest) == {"a": "failed", "b": "completed", "c": "cancelled", "d": "cancelled"}
+    assert queue.of_manifest(manifest)["status"] == "failed"
+
+
+@pytest.mark.parametrize("counting", [False, True], ids=["subtracting", "counting"])
+@both_ways
+def test_the_last_two_jobs_of_a_manifest_end_at_once_and_it_ends_once(
+    queue: Queue, another: Another, database: str, locked: bool, counting: bool
+) -> None:
+    """As with the dependents: the first lock, and that the count is subtracted in the manifest's own row."""
+    manifest, _ = queue.graph({"a": [], "b": []})
+    without_the_locks(queue, locked, FIRST_LOCK_AWAY)
+    if counting:
+        alter(queue, "dreamcut_settle", ("greatest(manifest.open_jobs - ended.jobs, 0)", OPEN_NOW))
+    worker = queue.worker()
+    a, b = queue.claim(worker, 2)
+    first = another()
+    first.complete(worker, a)
+    waited, _ = race(database, first, lambda second: second.complete(worker, b))
+    assert waited
+    if locked or not counting:
+        assert queue.of_manifest(manifest)["status"] == "done"
+    else:
+        assert queue.of_manifest(manifest)["status"] == "rendering", "and nobody ends another job of it"
+        throw_away(queue)
+
+
+def test_a_rolled_back_completion_frees_nobody(queue: Queue, another: Another) -> None:
+    manifest, _ = queue.graph({"a": [], "b": ["a"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
-    producer = another()
-    producer.add(manifest, "b", ["a"])
-    with Blocked(database, lambda other: other.complete(worker, held)) as completion:
-        producer.connection.commit()
-        assert completion.result() == [jobs["a"]]
-    assert queue.states(manifest) == {"a": "completed", "b": "ready"}
-
-
-def test_without_the_locks_that_dependent_waits_for_ever(
-    queue: Queue, another: Callable[[], Queue], database: str
-) -> None:
-    """The companion of the test above: the lock is what makes it pass (and reconciling mends even this)."""
-    manifest, _ = queue.graph({"a": []})
-    queue.run(TAKE_THE_LOCKS_AWAY)
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    producer = another()
-    producer.add(manifest, "b", ["a"])
+    other = another()
+    other.complete(worker, held)
+    other.connection.rollback()
+    assert queue.states(manifest) == {"a": "processing", "b": "blocked"}
     queue.complete(worker, held)
-    producer.connection.commit()
-    assert queue.states(manifest) == {"a": "completed", "b": "blocked"}
-    assert queue.reconcile() == 1
     assert queue.states(manifest) == {"a": "completed", "b": "ready"}
-    queue.run("update dreamcut_production_manifest set open_jobs = 1")  # the count is not what this is about
 
 
-def test_a_dependent_is_inserted_while_its_dependency_completes(
-    queue: Queue, another: Callable[[], Queue], database: str
+# Inserts
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+@both_ways
+def test_a_dependency_ends_while_its_dependent_is_being_inserted(
+    queue: Queue, another: Another, database: str, how: str, locked: bool
 ) -> None:
-    manifest, _ = queue.graph({"a": [], "z": []})
+    """Without the locks the ending cannot see the dependent, whose insert is not committed: it waits for
+    ever."""
+    manifest, _ = queue.graph({"a": []})
+    without_the_locks(queue, locked)
     worker = queue.worker()
     held = queue.claim_one(worker)
-    worker_side = another()
-    worker_side.complete(worker, held)
-    with Blocked(database, lambda producer: producer.add(manifest, "b", ["a"])) as insert:
-        worker_side.connection.commit()
-        insert.result()
-    assert queue.states(manifest)["b"] == "ready"
+    producer = another()
+    producer.add(manifest, "b", ["a"])
+    producer.add(manifest, "c", ["b"])
+    waited, _ = race(database, producer, lambda other: end(other, how, worker, held))
+    assert waited == locked
+    assert_freed_or_gone(queue, manifest, how, locked)
 
 
-def test_without_the_locks_the_inserted_dependent_waits_for_ever(
-    queue: Queue, another: Callable[[], Queue]
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+@both_ways
+def test_a_dependent_is_inserted_while_its_dependency_ends(
+    queue: Queue, another: Another, database: str, how: str, locked: bool
 ) -> None:
-    """The companion of the test above: the dependency's end is not committed, so the insert cannot see it."""
-    manifest, _ = queue.graph({"a": [], "z": []})
-    queue.run(TAKE_THE_LOCKS_AWAY)
+    """Without the locks the insert cannot see the ending, which is not committed: the dependent waits for
+    ever."""
+    manifest, _ = queue.graph({"a": []})
+    without_the_locks(queue, locked)
     worker = queue.worker()
     held = queue.claim_one(worker)
-    worker_side = another()
-    worker_side.complete(worker, held)
-    queue.add(manifest, "b", ["a"])
-    worker_side.connection.commit()
-    assert queue.states(manifest)["b"] == "blocked"
-    assert queue.reconcile() == 1
-    queue.run("update dreamcut_production_manifest set open_jobs = 2")
+    ending = another()
+    end(ending, how, worker, held)
+
+    def insert(producer: Queue) -> None:
+        with producer.connection.transaction():
+            producer.add(manifest, "b", ["a"])
+            producer.add(manifest, "c", ["b"])
+
+    waited, _ = race(database, ending, insert)
+    assert waited == locked
+    assert_freed_or_gone(queue, manifest, how, locked)
+
+
+def assert_freed_or_gone(queue: Queue, manifest: object, how: str, locked: bool) -> None:
+    """What a dependent b of the ended a, and c behind it, must be; or are without the locks, until
+    reconciled."""
+    right = ("ready", "blocked") if how == "completed" else ("cancelled", "cancelled")
+    states = queue.states(manifest)  # type: ignore[arg-type]
+    if locked:
+        assert states == {"a": how, "b": right[0], "c": right[1]}
+        return
+    assert states == {"a": how, "b": "blocked", "c": "blocked"}
+    assert queue.reconcile() > 0
+    assert queue.states(manifest) == {"a": how, "b": right[0], "c": right[1]}  # type: ignore[arg-type]
+    throw_away(queue)
 
 
 @pytest.mark.parametrize("order", ["dependency first", "dependent first"])
 def test_both_are_inserted_in_two_open_transactions(
-    queue: Queue, another: Callable[[], Queue], database: str, order: str
+    queue: Queue, another: Another, database: str, order: str
 ) -> None:
+    """No companion: the dependency has not ended yet, and whoever ends it sees the dependent. The next test
+    has one."""
     manifest = queue.manifest()
     one: tuple[str, list[str]] = ("a", [])
     two: tuple[str, list[str]] = ("b", ["a"])
@@ -116,112 +201,52 @@ def test_both_are_inserted_in_two_open_transactions(
     assert queue.states(manifest)["b"] == "ready"
 
 
-def test_a_failure_and_a_completion_at_once(
-    queue: Queue, another: Callable[[], Queue], database: str
+@pytest.mark.parametrize("status", ["completed", "failed"])
+@pytest.mark.parametrize("order", ["dependency first", "dependent first"])
+@both_ways
+def test_a_job_is_inserted_as_ended_while_its_dependent_is(
+    queue: Queue, another: Another, database: str, order: str, status: str, locked: bool
 ) -> None:
-    manifest, _ = queue.graph({"a": [], "b": [], "c": ["a", "b"], "d": ["c"]})
-    worker = queue.worker()
-    a, b = queue.claim(worker, 2)
+    """Without the locks neither insert sees the other, and the dependent waits for ever."""
+    manifest = queue.manifest()
+    queue.add(manifest, "z")
+    without_the_locks(queue, locked)
+    steps: list[Callable[[Queue], object]] = [
+        lambda side: side.add(manifest, "a", status=status),
+        lambda side: side.add(manifest, "b", ["a"]),
+    ]
+    if order == "dependent first":
+        steps.reverse()
     first = another()
-    first.fail(worker, a, error_class="invalid_request")
-    with Blocked(database, lambda second: second.complete(worker, b)) as later:
-        first.connection.commit()
-        later.result()
-    assert queue.states(manifest) == {"a": "failed", "b": "completed", "c": "cancelled", "d": "cancelled"}
-    assert queue.of_manifest(manifest)["status"] == "failed"
+    steps[0](first)
+    waited, _ = race(database, first, steps[1])
+    assert waited == locked
+    right = "ready" if status == "completed" else "cancelled"
+    assert queue.states(manifest)["b"] == (right if locked else "blocked")
+    if not locked:
+        throw_away(queue)
 
 
-def test_a_cancel_and_a_completion_of_the_same_job_at_once(
-    queue: Queue, another: Callable[[], Queue], database: str
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_the_same_job_is_inserted_twice_at_once(
+    queue: Queue, another: Another, database: str, ending: str
 ) -> None:
-    _, jobs = queue.graph({"a": [], "b": ["a"]})
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    operator = another()
-    operator.cancel(jobs["a"])
-    with Blocked(database, lambda other: other.complete(worker, held)) as completion:
-        operator.connection.commit()
-        assert completion.result() == []
-    assert queue.job(jobs["a"])["status"] == "cancelled" and queue.job(jobs["a"])["result"] is None
-
-
-def test_a_retry_and_a_completion_at_once(queue: Queue, another: Callable[[], Queue], database: str) -> None:
-    manifest, jobs = queue.graph({"a": [], "b": [], "c": ["a", "b"]})
-    worker = queue.worker()
-    a, b = queue.claim(worker, 2)
-    queue.fail(worker, a, error_class="invalid_request")
-    operator = another()
-    operator.retry(jobs["a"])
-    with Blocked(database, lambda other: other.complete(worker, b)) as completion:
-        operator.connection.commit()
-        completion.result()
-    assert queue.states(manifest) == {"a": "ready", "b": "completed", "c": "blocked"}
-    queue.finish("a")
-    assert queue.states(manifest)["c"] == "ready"
-
-
-@pytest.mark.parametrize("order", ["low first", "high first"])
-def test_who_waits_for_one_manifest_holds_none_that_comes_later(
-    queue: Queue, another: Callable[[], Queue], database: str, order: str
-) -> None:
-    """Manifests are locked in the order of their ids: so no two batches can wait for each other."""
-    low, high = sorted(queue.graph({"a": []})[0] for _ in range(2))
-    worker = queue.worker()
-    held = sorted(queue.claim(worker, 2), key=lambda job: queue.job(job.id)["manifest_id"])
-    if order == "high first":
-        held.reverse()
-    holder = another()
-    holder.run("select from dreamcut_production_manifest where id = %s for update", low)
-    with Blocked(database, lambda other: other.complete(worker, *held)) as batch:
-        probe = "select from dreamcut_production_manifest where id = %s for update skip locked"
-        assert len(queue.rows(probe, high)) == 1
-        holder.connection.rollback()
-        assert len(batch.result()) == 2
-
-
-def test_the_last_two_jobs_of_a_manifest_end_at_once_and_it_ends_once(
-    queue: Queue, another: Callable[[], Queue], database: str
-) -> None:
-    manifest, _ = queue.graph({"a": [], "b": []})
-    worker = queue.worker()
-    a, b = queue.claim(worker, 2)
+    """No companion: a unique index waits by itself."""
+    manifest = queue.manifest()
     first = another()
-    first.complete(worker, a)
-    with Blocked(database, lambda other: other.complete(worker, b)) as second:
-        first.connection.commit()
-        second.result()
-    assert queue.of_manifest(manifest)["status"] == "done"
+    first.add(manifest, "a")
+    with Blocked(database, lambda second: second.add(manifest, "a")) as insert:
+        getattr(first.connection, ending)()
+        if ending == "commit":
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                insert.result()
+        else:
+            insert.result()
+    row = queue.of_manifest(manifest)
+    assert (row["open_jobs"], row["total_jobs"]) == (1, 1)
 
 
-def test_a_rolled_back_completion_frees_nobody(queue: Queue, another: Callable[[], Queue]) -> None:
-    manifest, _ = queue.graph({"a": [], "b": ["a"]})
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    other = another()
-    other.complete(worker, held)
-    other.connection.rollback()
-    assert queue.states(manifest) == {"a": "processing", "b": "blocked"}
-    queue.complete(worker, held)
-    assert queue.states(manifest) == {"a": "completed", "b": "ready"}
-
-
-def test_deleting_a_running_job_while_it_completes_ends_without_a_dangling_count(
-    queue: Queue, another: Callable[[], Queue], database: str
-) -> None:
-    manifest, jobs = queue.graph({"a": [], "b": []})
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    deleting = another()
-    deleting.run("delete from dreamcut_jobs where id = %s", jobs["a"])
-    with Blocked(database, lambda other: other.complete(worker, held)) as completion:
-        deleting.connection.commit()
-        assert completion.result() == []
-    assert queue.of_manifest(manifest)["open_jobs"] == 1
-
-
-def test_an_error_in_the_producers_transaction_leaves_nothing(
-    queue: Queue, another: Callable[[], Queue]
-) -> None:
+def test_an_error_in_the_producers_transaction_leaves_nothing(queue: Queue, another: Another) -> None:
     manifest, _ = queue.graph({"a": []})
     producer = another()
     producer.add(manifest, "b", ["a"])
@@ -230,3 +255,76 @@ def test_an_error_in_the_producers_transaction_leaves_nothing(
     producer.connection.rollback()
     assert queue.of_manifest(manifest)["open_jobs"] == 1
     assert queue.value("select count(*) from dreamcut_job_dependencies") == 0
+
+
+# Cycles
+
+
+def stuck(queue: Queue) -> dict[str, str]:
+    return {row["job_id"]: row["code"] for row in queue.rows("select job_id, code from dreamcut_stuck_jobs")}
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+@pytest.mark.parametrize("order", ["ending first", "insert first"])
+def test_a_cycle_is_closed_by_an_insert_while_a_dependency_of_it_ends(
+    queue: Queue, another: Another, database: str, order: str, how: str
+) -> None:
+    """b waits for a, and for c; c comes now, and waits for b. The completed a frees neither; with a failed or
+    cancelled one both go, and neither is left behind."""
+    manifest, jobs = queue.graph({"a": [], "b": ["a", "c"], "after": ["c"]})
+    worker = queue.worker()
+    held = queue.claim_one(worker)
+    steps: list[Callable[[Queue], object]] = [
+        lambda side: end(side, how, worker, held),
+        lambda side: side.add(manifest, "c", ["b"]),
+    ]
+    if order == "insert first":
+        steps.reverse()
+    first = another()
+    steps[0](first)
+    waited, _ = race(database, first, steps[1])
+    assert waited
+    if how != "completed":
+        assert queue.states(manifest) == {"a": how, "b": "cancelled", "c": "cancelled", "after": "cancelled"}
+        assert queue.of_manifest(manifest)["status"] == "failed"
+        return
+    assert queue.states(manifest) == {"a": "completed", "b": "blocked", "c": "blocked", "after": "blocked"}
+    assert stuck(queue) == {"b": "dependency_cycle", "c": "dependency_cycle", "after": "behind"}
+    assert queue.value("select dreamcut_drop_dependency(%s, 'c')", jobs["b"])
+    for name in ("b", "c", "after"):
+        queue.finish(name)
+    assert queue.of_manifest(manifest)["status"] == "done"
+
+
+@both_ways
+def test_a_cycle_is_closed_by_an_insert_while_a_job_of_it_is_cancelled(
+    queue: Queue, another: Another, database: str, locked: bool
+) -> None:
+    """Without the locks the job that closes it waits for ever for one that was cancelled."""
+    manifest, jobs = queue.graph({"b": ["c"], "z": []})
+    without_the_locks(queue, locked)
+    operator = another()
+    operator.cancel(jobs["b"])
+    waited, _ = race(database, operator, lambda producer: producer.add(manifest, "c", ["b"]))
+    assert waited == locked
+    assert queue.states(manifest) == {
+        "b": "cancelled",
+        "c": "cancelled" if locked else "blocked",
+        "z": "ready",
+    }
+    if not locked:
+        throw_away(queue)
+
+
+def test_the_halves_of_a_cycle_are_inserted_at_once(queue: Queue, another: Another, database: str) -> None:
+    """No companion: nothing has ended, so neither half is told anything. It is found, and can be undone."""
+    queue.worker()
+    manifest = queue.manifest()
+    first = another()
+    first.add(manifest, "x", ["y"])
+    assert race(database, first, lambda second: second.add(manifest, "y", ["x"]))[0]
+    assert queue.states(manifest) == {"x": "blocked", "y": "blocked"}
+    assert stuck(queue) == {"x": "dependency_cycle", "y": "dependency_cycle"}
+    queue.cancel(queue.value("select id from dreamcut_jobs where job_id = 'x'"))
+    assert queue.states(manifest) == {"x": "cancelled", "y": "cancelled"}
+    assert queue.of_manifest(manifest)["status"] == "failed"

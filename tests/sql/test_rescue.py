@@ -180,6 +180,39 @@ def test_what_somebody_has_locked_is_left_to_the_next_rescue(
     assert queue.rescue() == []
 
 
+def test_a_locked_dependent_holds_up_its_own_manifest_alone(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    """A job that fails for good cancels its dependents; somebody has one locked: the others are rescued."""
+    queue.run("alter function dreamcut_fail_jobs set lock_timeout = '100ms'")
+    (_, stuck), (_, free) = (queue.graph({"a": [], "b": ["a"]}, max_attempts=1) for _ in range(2))
+    alone = queue.add(None)
+    workers = [queue.worker() for _ in range(2)]
+    queue.claim(workers[0], 3)
+    (_, other) = queue.graph({"a": [], "b": ["a"]}, max_attempts=1)
+    queue.claim(workers[1], 1)
+    for worker in workers:
+        queue.expire(worker)
+    holder = another()
+    holder.run("select from dreamcut_jobs where id = %s for update", stuck["b"])
+    assert set(ids_of(queue.rescue())) == {free["a"], alone, other["a"]}
+    assert queue.job(stuck["a"])["status"] == "processing"
+    assert [queue.job(graph["b"])["status"] for graph in (stuck, free, other)] == [
+        "pending",
+        "cancelled",
+        "cancelled",
+    ]
+    assert [
+        queue.value("select state from dreamcut_workers where id = %s", worker) for worker in workers
+    ] == [
+        "live",
+        "lost",
+    ]
+    holder.connection.rollback()
+    assert ids_of(queue.rescue()) == [stuck["a"]]
+    assert (queue.job(stuck["a"])["status"], queue.job(stuck["b"])["status"]) == ("failed", "cancelled")
+
+
 def test_reconcile_leaves_what_belongs_to_a_locked_manifest_to_the_next_time(
     queue: Queue, another: Callable[[], Queue]
 ) -> None:

@@ -124,6 +124,8 @@ async def test_a_type_that_bytes_do_not_show_comes_from_the_header(server: Serve
         (b'{"error": "expired"}', "audio/mpeg", "audio"),
         (b"<svg xmlns='x'/>", "image/svg+xml", "image"),
         (b"plain", "text/plain", "image"),
+        (bytes(range(1, 90)), "image/png", "image"),
+        (b"\x00" * 200, "image/jpeg; charset=binary", "image"),
     ],
 )
 async def test_a_wrong_kind_is_refused_and_leaves_nothing(
@@ -191,6 +193,14 @@ async def test_a_long_retry_after_is_left_to_the_queue(server: Server, fetch: An
     url = server.answer("/busy", b"", "429 Too Many Requests", Retry_After="120")
     assert (await refused(fetch(url, retry_delays=(0, 0)))).retry_after == 120
     assert server.paths == ["/busy"]
+
+
+async def test_a_retry_after_counts_from_the_answer_s_date_and_has_an_end(server: Server, fetch: Any) -> None:
+    sent, until = "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:30:00 GMT"
+    url = server.answer("/busy", b"", "503 Busy", Retry_After=until, Date=sent)
+    assert (await refused(fetch(url))).retry_after == 120
+    url = server.answer("/for-ever", b"", "503 Busy", Retry_After="99999999")
+    assert (await refused(fetch(url))).retry_after == 3600
 
 
 @pytest.mark.parametrize("body", [b"", PNG[:100]])

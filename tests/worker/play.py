@@ -21,8 +21,9 @@ from dreamcuts.errors import ErrorClass, JobError
 from dreamcuts.jobs.base import JobContext, Payload, Result
 from dreamcuts.log import setup_logging
 from dreamcuts.providers.base import Ticket
+from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import MakeTools, tools_from
-from dreamcuts.worker.worker import Worker, WorkerOptions
+from dreamcuts.worker.worker import Worker
 
 SECRET = "fal-s3cr3t-0123456789"
 

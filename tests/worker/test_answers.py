@@ -15,7 +15,7 @@ from dreamcuts.jobs.base import Job
 from dreamcuts.queue import outbox
 from dreamcuts.queue.models import Heartbeat, Outcome, Settled
 from dreamcuts.queue.store import Store
-from dreamcuts.worker import worker as worker_module
+from dreamcuts.worker import maintenance
 from tests.support import Queue, until
 from tests.worker.conftest import Start
 from tests.worker.play import Play
@@ -130,8 +130,8 @@ async def test_a_claim_that_is_answered_after_the_lease_is_over_is_handed_back(
     suspended, back = anyio.Event(), anyio.Event()
     job = queue.add(None, "a", payload=do("wait"), max_attempts=1)
 
-    async def late(self: Store, worker: UUID, free: dict[str, int]) -> list[Job]:
-        claimed = await claim(self, worker, free)
+    async def late(self: Store, worker: UUID, *rest: Any, **more: Any) -> list[Job]:
+        claimed = await claim(self, worker, *rest, **more)
         await suspended.wait()
         return claimed
 
@@ -224,7 +224,7 @@ async def test_a_stray_is_found_and_run(
     start: Start, queue: Queue, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processing under an incarnation that has stopped: no rescue looks for it."""
-    monkeypatch.setattr(worker_module, "STRAYS_EVERY_S", 0.2)
+    monkeypatch.setattr(maintenance, "STRAYS_EVERY_S", 0.2)
     job = queue.add(None, payload=do("quick"), max_attempts=1)
     stopped = queue.worker()
     queue.claim_one(stopped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 import psycopg
@@ -87,8 +89,8 @@ async def test_a_claim_whose_answer_was_lost_strands_no_job(
     claim = Store.claim
     lost: list[int] = []
 
-    async def unanswered(self: Store, worker: object, free: object) -> object:
-        claimed = await claim(self, worker, free)  # type: ignore[arg-type]
+    async def unanswered(self: Store, *given: Any, **more: Any) -> Any:
+        claimed = await claim(self, *given, **more)
         if claimed and not lost:
             lost.append(len(claimed))
             raise ConnectionResetError("no answer")
@@ -108,10 +110,10 @@ async def test_an_unanswered_claim_right_before_the_end_strands_no_job(
     claim = Store.claim
     lost = anyio.Event()
 
-    async def unanswered(self: Store, worker: object, free: object) -> object:
+    async def unanswered(self: Store, *given: Any, **more: Any) -> Any:
         if lost.is_set():
             raise ConnectionResetError("still no answer")
-        if await claim(self, worker, free):  # type: ignore[arg-type]
+        if await claim(self, *given, **more):
             lost.set()
             raise ConnectionResetError("no answer")
         return []
@@ -159,9 +161,9 @@ async def test_a_function_that_is_away_during_a_migration_costs_no_job(
     async with start() as worker:
         await until(lambda: play.active == 1)
         queue.run(f"alter function {function} rename to away")
+        more = queue.add(None, "b")
         await until(lambda: worker._outage._since is not None)
         queue.run(f"alter function away rename to {function}")
-        more = queue.add(None, "b")
         await until(lambda: status(queue, more) == ["completed"])
         play.go.set()
         await until(lambda: status(queue, job) == ["completed"])

@@ -43,9 +43,9 @@ async def test_a_graph_runs_in_order_and_until_nothing_is_left(
     assert await run_until_idle(start) == {"completed": 4}
     assert play.runs[0] == "a" and play.runs[3] == "d" and len(play.runs) == 4
     row = queue.job(jobs["a"])
-    made = tmp_path / "assets" / str(manifest) / "a" / "made.txt"
-    assert made.read_text() == "made by attempt 1"
-    assert row["output_url"] == f"http://127.0.0.1:1/a/{manifest}/a/made.txt"
+    made = Path(str(manifest)) / "a" / row["result"]["sha256"][:16] / "made.txt"
+    assert (tmp_path / "assets" / made).read_text() == "made by attempt 1"
+    assert row["output_url"] == f"http://127.0.0.1:1/a/{made}"
     assert row["result"]["attempt"] == 1 and row["result"]["contentType"] == "text/plain"
     assert queue.of_manifest(manifest)["status"] == "done"
     assert queue.value("select state from dreamcut_workers") == "stopped"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Iterator, Sized
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from starlette.exceptions import HTTPException
 
-from dreamcuts.server.data import Reader, Row
+from dreamcuts.errors import DatabaseError
+from dreamcuts.server.data import Reader
 
 BY = "the dashboard"
 LONGEST_NAME = 100
+AT_ONCE = 500
+"""Jobs that one transaction changes: it locks their manifest, and outcomes of its jobs wait for it."""
 
 
 async def act(reader: Reader, what: str, target: str) -> str:
@@ -44,15 +48,26 @@ async def _cancel_job(reader: Reader, target: str) -> str:
 
 
 async def _retry_manifest(reader: Reader, target: str) -> str:
-    jobs = await _of_manifest(reader, target, ("failed", "cancelled"))
-    changed = await _changed(reader, "retry_jobs", jobs=jobs)
+    manifest = _uuid(target)
+    jobs = await _of_manifest(reader, manifest, "failed", "cancelled")
+    changed: set[UUID] = set()
+    for batch in _batches(jobs):
+        # Dependents that come with their cause are among what it returns.
+        changed |= await _said_how_far(_changed(reader, "retry_jobs", jobs=batch), len(changed), len(jobs))
     return f"{_jobs(changed)} pending again." if changed else "Nothing changed: no job has failed."
 
 
 async def _cancel_manifest(reader: Reader, target: str) -> str:
-    jobs = await _of_manifest(reader, target, ("pending", "processing"))
-    changed = await _changed(reader, "cancel_jobs", jobs=jobs, reason=f"cancelled in {BY}")
-    return "The manifest is cancelled." if changed else "Nothing changed: every job has ended."
+    manifest = _uuid(target)
+    jobs = await _of_manifest(reader, manifest, "pending", "processing")
+    reason = f"cancelled in {BY}"
+    tried = 0
+    for batch in _batches(jobs):
+        await _said_how_far(_changed(reader, "cancel_jobs", jobs=batch, reason=reason), tried, len(jobs))
+        tried += len(batch)
+    # Asked of the queue: a job may have ended meanwhile, or have been cancelled with its cause.
+    changed = set(jobs) & set(await _of_manifest(reader, manifest, "cancelled")) if jobs else set()
+    return f"{_jobs(changed)} cancelled." if changed else "Nothing changed: every job has ended."
 
 
 async def _pause(reader: Reader, target: str) -> str:
@@ -67,19 +82,32 @@ async def _resume(reader: Reader, target: str) -> str:
     return f"{name} is resumed."
 
 
-async def _of_manifest(reader: Reader, target: str, statuses: tuple[str, ...]) -> list[UUID]:
-    rows: list[Row] = await reader.many("board_manifest_jobs", manifest=_uuid(target))
-    return [row["id"] for row in rows if row["status"] in statuses]
+async def _of_manifest(reader: Reader, manifest: UUID, *statuses: str) -> list[UUID]:
+    rows = await reader.many("board_jobs_in_status", manifest=manifest, statuses=list(statuses))
+    return [row["id"] for row in rows]
 
 
-async def _changed(reader: Reader, name: str, **values: Any) -> int:
-    """The number of jobs that a function of the queue changed: it returns their ids."""
+async def _changed(reader: Reader, name: str, **values: Any) -> set[UUID]:
+    """The jobs that a function of the queue changed: it returns their ids."""
     row = await reader.one(name, **values)
-    return len(next(iter(row.values())) or []) if row else 0
+    return set(next(iter(row.values())) or ()) if row else set()
 
 
-def _jobs(number: int) -> str:
-    return "1 job is" if number == 1 else f"{number} jobs are"
+async def _said_how_far(step: Awaitable[set[UUID]], done: int, of: int) -> set[UUID]:
+    """One of several steps. Raises DatabaseError that tells how far the ones before came."""
+    try:
+        return await step
+    except DatabaseError as error:
+        raise DatabaseError(f"{error} Until then {done:,} of {of:,} jobs were done. Try again.") from None
+
+
+def _batches(jobs: list[UUID]) -> Iterator[list[UUID]]:
+    for start in range(0, len(jobs), AT_ONCE):
+        yield jobs[start : start + AT_ONCE]
+
+
+def _jobs(changed: Sized) -> str:
+    return "1 job is" if len(changed) == 1 else f"{len(changed):,} jobs are"
 
 
 def _uuid(text: str) -> UUID:

@@ -21,6 +21,8 @@ from dreamcuts.server.data import Reader
 Values = dict[str, Any]
 Gather = Callable[[Reader, Mapping[str, str], Mapping[str, str]], Awaitable[Values]]
 PAGE_SIZE = 40
+JOBS_SHOWN = 2000
+"""Jobs of a manifest that its page shows, the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ async def overview(reader: Reader, path: Mapping[str, str], query: Mapping[str, 
         reader.shared("board_failures", max_age=5.0),
         reader.shared("board_spend", max_age=5.0),
         reader.shared("metrics_workers"),
-        reader.shared("board_manifests", before=None, status="rendering", limit=6),
+        reader.shared("board_manifests", before=None, before_id=None, status="rendering", limit=6),
         reader.shared("board_blocked", max_age=5.0),
         reader.shared("metrics_providers", max_age=5.0),
     )
@@ -77,8 +79,11 @@ async def manifests(reader: Reader, path: Mapping[str, str], query: Mapping[str,
     if status is not None and status not in MANIFEST_STATUSES:
         raise HTTPException(400, f"status must be one of {', '.join(MANIFEST_STATUSES)}, not {status!r}.")
     before = _moment(query.get("before"))
-    rows = await reader.shared("board_manifests", before=before, status=status, limit=PAGE_SIZE)
-    more = rows[-1]["created_at"].isoformat() if len(rows) == PAGE_SIZE else None
+    last = _uuid(query["id"], "manifest") if before is not None and query.get("id") else None
+    rows = await reader.shared(
+        "board_manifests", before=before, before_id=last, status=status, limit=PAGE_SIZE
+    )
+    more = rows[-1] if len(rows) == PAGE_SIZE else None
     return {"rows": rows, "status": status, "statuses": MANIFEST_STATUSES, "more": more, "before": before}
 
 
@@ -87,7 +92,7 @@ async def manifest(reader: Reader, path: Mapping[str, str], query: Mapping[str, 
     key = _uuid(path["id"], "manifest")
     found, jobs, history, spend = await asyncio.gather(
         reader.shared("board_manifest", max_age=1.0, id=key),
-        reader.shared("board_manifest_jobs", max_age=1.0, manifest=key),
+        reader.shared("board_manifest_jobs", max_age=1.0, manifest=key, limit=JOBS_SHOWN),
         reader.shared("board_history", max_age=10.0),
         reader.shared("manifest_spend", max_age=3.0, manifest=key),
     )
@@ -95,17 +100,24 @@ async def manifest(reader: Reader, path: Mapping[str, str], query: Mapping[str, 
         raise HTTPException(404, f"There is no manifest {key}.")
     graph = draw(jobs, {row["type"]: float(row["mean_ms"]) for row in history if row["mean_ms"]})
     shown = [job | {"media": media_kind(job["output_url"], job["content_type"])} for job in jobs]
-    over = found[0]["status"] in ("done", "failed")
+    whole = found[0]
+    over = whole["status"] in ("done", "failed")
+    # By the manifest's counts, too: the list may be cut. What is in the archive cannot be changed.
+    present = {job["status"] for job in jobs if not job["archived"]}
+    if whole["archived_at"] is None:
+        words = ("pending", "processing", "failed", "cancelled")
+        present |= {word for word in words if whole[f"{word}_jobs"]}
     return {
-        "manifest": found[0],
+        "manifest": whole,
+        "mixed": len({job["archived"] for job in jobs}) > 1,
         "jobs": shown,
         "graph": graph,
         "spend": spend,
         "cost": sum(float(row["cost_usd"]) for row in spend),
         "poster": next((job["output_url"] for job in shown if job["media"] == "image"), None),
-        "assets": [job for job in shown if job["media"] and job["output_url"] != found[0]["output_url"]],
-        "can_retry": any(job["status"] in ("failed", "cancelled") for job in jobs),
-        "can_cancel": not over and any(job["status"] in ("pending", "processing") for job in jobs),
+        "assets": [job for job in shown if job["media"] and job["output_url"] != whole["output_url"]],
+        "can_retry": bool(present & {"failed", "cancelled"}),
+        "can_cancel": not over and bool(present & {"pending", "processing"}),
     }
 
 
@@ -128,8 +140,13 @@ async def job(reader: Reader, path: Mapping[str, str], query: Mapping[str, str])
         reader.shared("show_job_calls", max_age=1.0, id=key),
     )
     if not found:
+        found, attempts = await asyncio.gather(
+            reader.shared("show_archived_job", max_age=10.0, id=key),
+            reader.shared("show_archived_attempts", max_age=10.0, id=key),
+        )
+    if not found:
         raise HTTPException(404, f"There is no job {key}.")
-    row = found[0]
+    row = {"archived_at": None, **found[0]}
     wanted = list(dict.fromkeys([*row["depends_on"], *templates_of(row["payload"])]))
     siblings = (
         await reader.shared("board_job_siblings", max_age=1.0, manifest=row["manifest_id"], jobs=wanted)
@@ -145,8 +162,9 @@ async def job(reader: Reader, path: Mapping[str, str], query: Mapping[str, str])
         "media": media_kind(row["output_url"], result.get("contentType")),
         "siblings": {sibling["job_id"]: sibling for sibling in siblings},
         "templates": templates_of(row["payload"]),
-        "can_retry": row["status"] in ("failed", "cancelled") or row["state"] == "delayed",
-        "can_cancel": row["status"] in ("pending", "processing"),
+        "can_retry": row["archived_at"] is None
+        and (row["status"] in ("failed", "cancelled") or row["state"] == "delayed"),
+        "can_cancel": row["archived_at"] is None and row["status"] in ("pending", "processing"),
     }
 
 

@@ -1,0 +1,149 @@
+"""What to claim, and when.
+
+A claim is made only where it may find something: for a type of which the last claim got all it asked for, or
+of which a notification says that something is ready. It asks for jobs while the last ones are being worked
+off. Now and then the worker looks for itself, with a statement that writes nothing: once in a poll interval,
+and more and more rarely while there is nothing to do and notifications arrive.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dreamcuts.queue.models import Job
+from dreamcuts.queue.store import Lookout
+from dreamcuts.worker.slots import Slots
+
+RESCAN_S = 0.2
+"""How long a type's claims may begin where the last one ended. Then one begins with the most urgent again."""
+RESCAN_SHARE = 20
+"""... and not before this many times what the last such claim took: it may have walked over a million dead
+entries."""
+LONGEST_POLL_S = 10.0
+"""How long a worker that hears notifications goes without looking, however long there was nothing to do."""
+FLOOD_S = 0.2
+"""Claims that come quicker than this, and find all they ask for, need nobody to wake the worker."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a type's ready jobs. `news` counts what was heard of them."""
+
+    may_be_ready: bool = True
+    after: tuple[int, int] | None = None
+    from_start_at: float = 0.0
+    news: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A claim under way: how many of each type, from where, what was known when it was made."""
+
+    lookouts: tuple[Lookout, ...]
+    news: tuple[int, ...]
+    at: float
+    waits: bool
+
+
+class Appetite:
+    """Decides what the next claim asks for, and learns from what it brought."""
+
+    def __init__(self, slots: Slots, poll_s: float) -> None:
+        self._slots = slots
+        self._poll_s = poll_s
+        self._known = {name: _Known() for name in slots.lanes}
+        self._pause_s = poll_s
+        self._look_at = time.monotonic() + poll_s
+        self._full_at = 0.0
+
+    # When to look
+
+    def seconds_to_look(self) -> float:
+        """Seconds until it is time to look."""
+        return max(0.0, self._look_at - time.monotonic())
+
+    def look_soon(self) -> None:
+        """Something may come due, or come without a word: look within a poll interval."""
+        self._pause_s = self._poll_s
+        self._look_at = min(self._look_at, time.monotonic() + self._poll_s)
+
+    def looked(self, ready: Sequence[str], due_s: float | None, *, hears: bool) -> None:
+        """Learn from a look. `due_s`: see Store.look. `hears`: notifications arrive."""
+        if due_s is not None and due_s <= 0:
+            self.heard()
+        for name in ready:
+            self.heard(name)
+        idle = not ready and hears
+        pause = self._pause_s if idle else self._poll_s
+        self._pause_s = min(self._pause_s * 2, max(LONGEST_POLL_S, self._poll_s)) if idle else self._poll_s
+        # Jitter, so that idle workers do not look in step.
+        pause *= random.uniform(0.9, 1.1)
+        if due_s is not None and due_s > 0:
+            pause = min(pause, due_s + random.uniform(0.0, 0.01))
+        self._look_at = time.monotonic() + pause
+
+    # What to claim
+
+    def heard(self, name: str = "") -> None:
+        """Something of the type, or of any, may be ready."""
+        for known in (self._known[name],) if name else self._known.values():
+            known.news += 1
+            known.may_be_ready = True
+            known.after = None
+
+    def is_stilled(self) -> bool:
+        """Whether nothing was ready of any type for which there was room."""
+        return not any(known.may_be_ready and self._slots.room(name) for name, known in self._known.items())
+
+    def wants(self, name: str) -> bool:
+        """Whether a free slot of the type is a reason to claim."""
+        return self._known[name].may_be_ready
+
+    def ask(self) -> Asked | None:
+        """What to claim now; None: nothing."""
+        names = [name for name, known in self._known.items() if known.may_be_ready]
+        if not self._slots.is_worth_a_claim(names):
+            return None
+        now = time.monotonic()
+        lookouts = []
+        for name in names:
+            known = self._known[name]
+            if now >= known.from_start_at:
+                known.after = None
+            if room := self._slots.room(name):
+                lookouts.append(Lookout(name, room, *(known.after or (None, None))))
+        if not lookouts:
+            return None
+        # All of its types are in a flood: it comes back by itself.
+        waits = len(names) < len(self._known) or now - self._full_at > FLOOD_S
+        return Asked(tuple(lookouts), tuple(self._known[each.type].news for each in lookouts), now, waits)
+
+    def got(self, asked: Asked, jobs: Sequence[Job]) -> None:
+        """Learn from a claim's answer."""
+        now = time.monotonic()
+        last: dict[str, Job] = {}
+        counts = dict.fromkeys(self._known, 0)
+        for job in jobs:
+            last[job.type] = job  # they come in the order in which they were claimed
+            counts[job.type] += 1
+        is_full = True
+        for lookout, news in zip(asked.lookouts, asked.news, strict=True):
+            known = self._known[lookout.type]
+            from_start = lookout.after_turn is None
+            if from_start:
+                known.from_start_at = now + max(RESCAN_S, RESCAN_SHARE * (now - asked.at))
+            if counts[lookout.type] >= lookout.jobs:
+                if known.news == news:
+                    known.after = (last[lookout.type].urgency, last[lookout.type].turn)
+            else:
+                is_full = False
+                # From the middle, it may have missed what is before; from the start, there is no more.
+                known.after = None
+                known.may_be_ready = not from_start or known.news != news
+        if is_full:
+            self._full_at = now
+        if jobs:
+            self.look_soon()
