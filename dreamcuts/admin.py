@@ -30,7 +30,12 @@ Row = dict[str, Any]
 JOB_STATES = ("ready", "blocked", "delayed", "pending", "processing", "completed", "failed", "cancelled")
 MANIFEST_STATUSES = ("planning", "ready_to_dispatch", "rendering", "done", "failed")
 OVER = frozenset({"completed", "failed", "cancelled"})
+WAITING = frozenset({"ready", "blocked", "delayed", "pending"})
 SHORTEST_PREFIX = 4
+STRETCH = 2_000
+"""So many numbers of the newest jobs are looked at first for a list that has no index."""
+RUNNING_AMONG = 10_000
+"""Running jobs that no heartbeat has told of yet are looked for among so many of the newest."""
 IN_ARCHIVE = "is in the archive: it can be looked at (--archived), and not be changed any more."
 
 
@@ -59,22 +64,58 @@ class Admin:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         limit: int = 50,
+        thorough: bool = False,
     ) -> list[Row]:
-        """Jobs, newest first. `states` holds any of JOB_STATES; `type` is a full type name."""
-        return self._many(
-            "list_jobs",
-            states=list(states) or None,
-            type=type,
-            manifest=manifest,
-            error_class=error_class,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit,
-            only_errors=manifest is None and bool(states) and set(states) <= {"failed", "cancelled"},
-            only_ready=list(states) == ["ready"],
-            only_delayed=list(states) == ["delayed"],
-            only_blocked=list(states) == ["blocked"],
+        """Jobs, newest first. `states` holds any of JOB_STATES; `type` is a full type name.
+
+        Running jobs alone are those that workers held at their last heartbeat, and any among the newest:
+        there is no index of them. `thorough` reads the table for them, and misses none.
+        """
+        given = set(states)
+        values: dict[str, Any] = {
+            "states": list(states) or None,
+            "type": type,
+            "manifest": manifest,
+            "error_class": error_class,
+            "created_after": created_after,
+            "created_before": created_before,
+            "above": None,
+            "up_to": None,
+            "running": None,
+            "only_errors": manifest is None and bool(given) and given <= {"failed", "cancelled"},
+            "only_ready": given == {"ready"},
+            "only_delayed": given == {"delayed"},
+            "only_blocked": given == {"blocked"},
+            "only_waiting": (len(given) > 1 and given <= WAITING) or given == {"pending"},
+        }
+        has_index = (
+            manifest or error_class or any(values[name] for name in values if name.startswith("only_"))
         )
+        newest = None if has_index else (self._one("newest_job") or {}).get("last_value")
+        if newest is None:
+            return self._many("list_jobs", **values, limit=limit)
+        if given == {"processing"} and not thorough:
+            values["running"] = [row["id"] for row in self._many("running_jobs")]
+            return self._many("list_jobs", **values | {"above": newest - RUNNING_AMONG}, limit=limit)
+        return self._walk(values, newest, limit)
+
+    def _walk(self, values: dict[str, Any], newest: int, limit: int) -> list[Row]:
+        """Jobs from the newest down, a stretch at a time, each longer than the last, until it is enough."""
+        found: list[Row] = []
+        stretch = STRETCH
+        up_to: int | None = None
+        above = newest - stretch
+        while True:
+            place = {"above": above if above > 0 else None, "up_to": up_to}
+            found += self._many("list_jobs", **values | place, limit=limit - len(found))
+            if len(found) >= limit or above <= 0:
+                return found
+            stretch *= 8
+            up_to, above = above, above - stretch
+
+    def known_types(self) -> set[str]:
+        """Full names of types that live workers serve, that have open jobs, or that were scaled."""
+        return {row["type"] for row in self._many("known_types")}
 
     def job(self, job: UUID) -> Row:
         """One job with its failed `attempts_made` and its `provider_calls`. Raises NotFound."""

@@ -35,8 +35,9 @@ class Archive(Admin):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         limit: int = 50,
+        thorough: bool = False,
     ) -> list[Row]:
-        """Archived jobs; what ended last comes first."""
+        """Archived jobs; what ended last comes first. None of them runs: it is always thorough."""
         return self._many(
             "list_archived_jobs",
             states=list(states) or None,

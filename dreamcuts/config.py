@@ -8,7 +8,7 @@ repr, log line or error can show them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dreamcuts.errors import ConfigError
 from dreamcuts.wording import reason
+
+
+class SettingsWrong(ConfigError):
+    """Settings cannot be read; `problems` says of each by its name what is wrong with it."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        super().__init__(
+            "Settings are wrong: " + "; ".join(f"{name}: {what}" for name, what in self.problems.items())
+        )
 
 
 class Settings(BaseSettings):
@@ -87,15 +97,26 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
-        """Read the settings. Raises ConfigError that lists every wrong one at once."""
+        """Read the settings. Raises SettingsWrong that lists every wrong one at once."""
         try:
             return cls(**overrides)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(str(part) for part in issue['loc']).upper()}: {reason(issue)}"
-                for issue in error.errors(include_input=False, include_url=False)
-            ]
-            raise ConfigError("Settings are wrong: " + "; ".join(lines)) from None
+            problems: dict[str, str] = {}
+            for issue in error.errors(include_url=False):
+                field = str(issue["loc"][0])
+                problems.setdefault(field.upper(), f"{reason(issue)}{cls._given(field, issue['input'])}")
+            raise SettingsWrong(problems) from None
+        except UnicodeDecodeError:
+            raise SettingsWrong({".env.local": "It is not UTF-8 text"}) from None
+
+    @classmethod
+    def _given(cls, field: str, value: object) -> str:
+        """The value as an error names it. What may be a secret is left out; so is the end of a long one."""
+        known = cls.model_fields.get(field)
+        if known is None or "Secret" in str(known.annotation):
+            return ""
+        text = repr(value)
+        return f", not {text if len(text) <= 40 else text[:39] + '…'}"
 
     def has(self, name: str) -> bool:
         """Whether the setting of that environment name is set."""
@@ -158,4 +179,7 @@ class Settings(BaseSettings):
     def _dotenv(self) -> dict[str, str]:
         from dotenv import dotenv_values  # comes with pydantic-settings
 
-        return {key: value for key, value in dotenv_values(".env.local").items() if value}
+        try:
+            return {key: value for key, value in dotenv_values(".env.local").items() if value}
+        except UnicodeDecodeError:  # `load` has said so
+            return {}

@@ -11,14 +11,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from dreamcuts.config import Settings
 from dreamcuts.doctor_database import database_findings
+from dreamcuts.doctor_settings import settings_findings
 from dreamcuts.errors import ConfigError, StorageError
 from dreamcuts.findings import Finding, Level, failure, fine, warning
 from dreamcuts.jobs.base import JobType
@@ -35,11 +37,15 @@ NO_SPACE = GIB // 2
 
 
 async def examine(
-    settings: Settings, job_types: Iterable[JobType], checks: Sequence[str] = CHECKS
+    settings: Settings,
+    job_types: Iterable[JobType],
+    checks: Sequence[str] = CHECKS,
+    wrong: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Run the checks, those of `checks`, for a worker of these types; returns what was found, in their order.
 
-    Never raises for what is wrong with the set-up.
+    `wrong` are settings that could not be read (`SettingsWrong.problems`): each is a failure, whatever is
+    checked besides. Never raises for what is wrong with the set-up.
     """
     served = list(job_types)
     found: dict[str, list[Finding]] = {}
@@ -47,7 +53,9 @@ async def examine(
     async def one(check: str) -> None:
         match check:
             case "settings":
-                found[check] = list(_settings(settings))
+                found[check] = await anyio.to_thread.run_sync(
+                    lambda: list(settings_findings(settings, served, wrong or {}))
+                )
             case "keys":
                 found[check] = await _keys(settings, served)
             case "database":
@@ -74,33 +82,6 @@ def worst(findings: Iterable[Finding]) -> Level:
     """The worst of what was found."""
     levels = {finding.level for finding in findings}
     return next((level for level in (Level.FAILURE, Level.WARNING) if level in levels), Level.OK)
-
-
-def _settings(settings: Settings) -> Iterator[Finding]:
-    where = ".env.local and the environment" if Path(".env.local").is_file() else "the environment"
-    problems = False
-    if settings.heartbeat_s * 3 > settings.lease_s:
-        problems = True
-        yield warning(
-            "settings",
-            f"HEARTBEAT_S={settings.heartbeat_s:g} leaves fewer than three heartbeats in LEASE_S="
-            f"{settings.lease_s:g}: one that is late may cost a worker its jobs.",
-            f"Set LEASE_S to {settings.heartbeat_s * 4:g} or more.",
-        )
-    if settings.allow_private_urls:
-        problems = True
-        yield warning(
-            "settings",
-            "ALLOW_PRIVATE_URLS is on: a payload can make workers read from your network.",
-            "It is meant for the sandbox. Unset it.",
-        )
-    if not settings.enable_workers:
-        problems = True
-        yield warning(
-            "settings", "ENABLE_WORKERS is false: workers start and claim nothing.", "Unset ENABLE_WORKERS."
-        )
-    if not problems:
-        yield fine("settings", f"read from {where}")
 
 
 async def _keys(settings: Settings, job_types: list[JobType]) -> list[Finding]:

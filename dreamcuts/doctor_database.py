@@ -12,7 +12,7 @@ import asyncpg
 import psycopg
 from psycopg.rows import dict_row
 
-from dreamcuts import __version__
+from dreamcuts import __version__, wording
 from dreamcuts.db.address import first_line
 from dreamcuts.db.migrate import connect, status
 from dreamcuts.db.pool import open_connection
@@ -29,6 +29,7 @@ SKEW_S = 2.0
 PINNED_S = 300.0
 PINNED_TRANSACTIONS = 1_000_000
 DEAD_AT_LEAST = 50_000
+STUCK_KINDS = 20
 
 
 async def database_findings(dsn: str) -> list[Finding]:
@@ -44,7 +45,9 @@ async def database_findings(dsn: str) -> list[Finding]:
                 findings += [*_upkeep(connection), *_workers(connection), *_stuck(connection)]
             findings += list(_horizon(connection))
     except DatabaseError as error:
-        return [failure("database", str(error), "Check DATABASE_URL, and that Postgres is up.")]
+        # The error says what to do, and so does the way out: once is enough.
+        text = str(error).removesuffix(" Check DATABASE_URL.")
+        return [failure("database", text, "Check DATABASE_URL, and that Postgres is up.")]
     except psycopg.Error as error:
         return [failure("database", first_line(error), "Check that Postgres is up, and try again.")]
     pooled = await is_transaction_pooled(dsn)
@@ -95,7 +98,11 @@ def _schema(dsn: str) -> Finding:
     try:
         found.check()
     except DatabaseError as error:
-        return failure("schema", str(error), "dreamcuts db migrate")
+        text = str(error).removesuffix(' Run "dreamcuts db migrate".')
+        way_out = "dreamcuts db migrate"
+        if found.is_newer:
+            text, way_out = text.removesuffix(" Upgrade DreamCuts."), "Upgrade DreamCuts."
+        return failure("schema", text, way_out)
     return fine("schema", f"migrations 1 to {max(found.applied)} are applied, and the functions are current")
 
 
@@ -179,7 +186,7 @@ def _workers(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     if found["silent"]:
         yield warning(
             "workers",
-            f"{found['silent']} workers are silent: their lease ran out, and nobody took their jobs yet.",
+            f"{wording.many(found['silent'], 'silent worker')}: no heartbeat, and nobody took the jobs.",
             "Start a worker, or see `dreamcuts workers list`.",
         )
     if not found["live"]:
@@ -187,7 +194,8 @@ def _workers(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     elif others:
         yield warning(
             "workers",
-            f"{found['live']} workers are live, some of release {', '.join(others)} (this is {__version__}).",
+            f"{wording.many(found['live'], 'live worker')}, not all of this release ({__version__}), but of "
+            f"{', '.join(others)}.",
             "Upgrade them, or restart those that still run the old code: dreamcuts workers restart --all",
         )
     else:
@@ -205,12 +213,20 @@ _UNSTICK = {
 
 
 def _stuck(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    rows = _many(connection, "doctor_stuck")
+    rows = _many(connection, "doctor_stuck", limit=STUCK_KINDS)
     for row in rows:
-        many = "1 job" if row["jobs"] == 1 else f"{row['jobs']} jobs"
+        many = wording.many(row["jobs"], "job")
         way_out = _UNSTICK.get(row["code"], "See it: dreamcuts jobs show {example}").format(**row)
         text = f"{many} of type {row['type']}, e.g. {row['example']}: {row['reason']}."
+        if row["jobs"] > 1:
+            way_out += f". All of them are in the view dreamcut_stuck_jobs (code {row['code']})."
         yield warning("stuck jobs", text, way_out)
+    if len(rows) == STUCK_KINDS:
+        yield warning(
+            "stuck jobs",
+            f"These are the {STUCK_KINDS} kinds with the most jobs; there may be more.",
+            "All of them are in the view dreamcut_stuck_jobs.",
+        )
     if not rows:
         yield fine("stuck jobs", "none")
 
@@ -248,9 +264,9 @@ async def _notifications(dsn: str, pooled: bool) -> Finding:
     return warning("notifications", "What NOTIFY says does not arrive.", way_out)
 
 
-def _many(connection: psycopg.Connection[Any], name: str) -> list[Row]:
+def _many(connection: psycopg.Connection[Any], name: str, **values: Any) -> list[Row]:
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query(name).psycopg_text, {}).fetchall()
+        return cursor.execute(query(name).psycopg_text, values).fetchall()
 
 
 def _one(connection: psycopg.Connection[Any], name: str) -> Row:

@@ -10,7 +10,7 @@ A worker hears of it within moments where notifications arrive, and within a hea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -50,25 +50,34 @@ class Fleet(Admin):
         """
         return self._many("fleet_workers", all=all)
 
-    def find_workers(self, references: Iterable[str], *, host: str | None = None) -> list[UUID]:
+    def find_workers(
+        self,
+        references: Iterable[str],
+        *,
+        host: str | None = None,
+        as_given: Mapping[str, str] | None = None,
+    ) -> list[UUID]:
         """Live workers meant by uuids, beginnings of them, or full type names; none given means all.
 
-        `host` leaves only those on that machine. Raises NotFound that names what fits no worker.
+        `host` leaves only those on that machine. Raises NotFound that names what fits no worker, in the words
+        of `as_given` where it has some for a reference.
         """
         there = [row for row in self.workers() if row["state"] in THERE and host in (None, row["host"])]
         chosen: dict[UUID, None] = {}
         asked = list(references)
+        said = as_given or {}
         for reference in asked:
             fitting = [row["id"] for row in there if reference in row["types"]]
             if not fitting:
                 digits = reference.replace("-", "").lower()
                 fitting = [row["id"] for row in there if row["id"].hex.startswith(digits)]
                 if len(fitting) > 1:
-                    raise NotFound(f"More than one worker's id begins with {reference!r}: give more of it.")
+                    given = said.get(reference, reference)
+                    raise NotFound(f"More than one worker's id begins with {given!r}: give more of it.")
             if not fitting:
                 where = "" if host is None else f" on {host}"
                 raise NotFound(
-                    f"No worker{where} is {reference!r}, or serves a type of that name. "
+                    f"No worker{where} is {said.get(reference, reference)!r}, or serves a type of that name. "
                     "See `dreamcuts workers list`."
                 )
             chosen |= dict.fromkeys(fitting)

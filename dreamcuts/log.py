@@ -112,9 +112,7 @@ def setup_logging(
 
     Replaces what was set up before. Raises ConfigError for a level or a format that does not exist.
     """
-    name = level.upper()
-    if name not in LEVELS:
-        raise ConfigError(f"LOG_LEVEL must be one of {', '.join(LEVELS)}, not {level!r}.")
+    name = known_level(level)
     formatters: Mapping[str, type[TextFormatter] | type[JsonFormatter]]
     formatters = {"text": TextFormatter, "json": JsonFormatter}
     if format not in formatters:
@@ -128,6 +126,14 @@ def setup_logging(
     root.setLevel(name)
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.DEBUG if name == "DEBUG" else logging.WARNING)
+
+
+def known_level(level: str) -> str:
+    """The level as `logging` has it. Raises ConfigError for one that does not exist."""
+    name = level.upper()
+    if name not in LEVELS:
+        raise ConfigError(f"LOG_LEVEL must be one of {', '.join(LEVELS)}, not {level!r}.")
+    return name
 
 
 def known_secrets(settings: Settings, more: Iterable[str] = ()) -> list[str]:

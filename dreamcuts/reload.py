@@ -45,6 +45,7 @@ def run_reloading(arguments: Sequence[str], watched: Iterable[Path]) -> int:
         number: signal.signal(number, supervisor.on_signal) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
+        settings = _settings_stamp()
         supervisor.start()
         changes = watchfiles.watch(
             *sorted(watched),
@@ -56,9 +57,11 @@ def run_reloading(arguments: Sequence[str], watched: Iterable[Path]) -> int:
         for change in changes:
             if supervisor.stopping.is_set() or supervisor.has_ended_well():
                 break
-            if change:
-                names = ", ".join(sorted({Path(path).name for _, path in change})[:3])
-                log.info("%s changed; restarting the worker", names)
+            names = {Path(path).name for _, path in change}
+            if settings != (settings := _settings_stamp()):
+                names.add(SETTINGS_FILE)
+            if names:
+                log.info("%s changed; restarting the worker", ", ".join(sorted(names)[:3]))
                 supervisor.restart()
         return supervisor.end()
     finally:
@@ -68,20 +71,31 @@ def run_reloading(arguments: Sequence[str], watched: Iterable[Path]) -> int:
 
 
 def watched_paths(plugins: Iterable[object]) -> set[Path]:
-    """What to watch: this package, its SQL, the folders where `plugins` are defined, and `.env.local`."""
+    """What to watch: this package, its SQL, the folders where `plugins` are defined.
+
+    `.env.local` is looked at besides: it may come later, or be replaced by another file of that name.
+    """
     paths = {PACKAGE}
     for plugin in plugins:
         source = Path(inspect.getfile(type(plugin))).resolve()
         if PACKAGE not in source.parents:
             paths.add(source.parent)
-    for other in (PACKAGE.parent / "sql", Path(SETTINGS_FILE).resolve()):
-        if other.exists():
-            paths.add(other)
+    if (sql := PACKAGE.parent / "sql").exists():
+        paths.add(sql)
     return paths
 
 
+def _settings_stamp() -> tuple[int, ...] | None:
+    """What changes with the settings' file; None while there is none."""
+    try:
+        found = Path(SETTINGS_FILE).stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
 def _is_watched(change: object, path: str) -> bool:
-    return path.endswith(WATCHED_SUFFIXES) or Path(path).name == SETTINGS_FILE
+    return path.endswith(WATCHED_SUFFIXES)
 
 
 class _Supervisor:

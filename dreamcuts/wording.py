@@ -1,4 +1,4 @@
-"""Words for people that several places share: amounts of money, and what pydantic complains about."""
+"""Words for people that several places share: money, durations, and what pydantic complains about."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ def dollars(amount: Any, digits: int = 6) -> str:
     """
     shown = next((n for n in (2, 4) if round(amount, n) == round(amount, digits)), digits)
     return f"${amount:.{shown}f}"
+
+
+def duration(milliseconds: float) -> str:
+    """`0.8 s`, `42 s`, `3 min 05 s`, `2 h 10 min` or `3 d 4 h`."""
+    seconds = float(milliseconds) / 1000
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def many(number: int, what: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def reason(issue: Mapping[str, Any]) -> str:

@@ -57,8 +57,12 @@ def status(as_json: bool) -> None:
 def sql() -> None:
     """Print the whole schema as one script, e.g. for Supabase's SQL editor. Needs no database.
 
+    For psql, keep the password out of the command line, where everybody on the machine can read it: in
+    ~/.pgpass, or with the whole address in ~/.pg_service.conf.
+
     \b
-        dreamcuts db sql | psql "$DATABASE_URL"
+        dreamcuts db sql > schema.sql
+        PGSERVICE=dreamcuts psql -v ON_ERROR_STOP=1 -f schema.sql
     """
     from dreamcuts.db.migrate import full_sql
 
@@ -105,7 +109,8 @@ def archive(after: timedelta | None, failed_after: timedelta | None) -> None:
 def prune(older_than: timedelta, manifests: bool, yes: bool, as_json: bool) -> None:
     """Drop archived jobs for good: the months that are older than that as a whole.
 
-    The ledger of what was paid stays, and so do files in the storage.
+    The ledger of what was paid stays, and so do files in the storage. A month goes as a whole, what failed
+    with what was completed: to keep what failed for longer, copy it to a table of your own before.
     """
     from dreamcuts.archive import Archive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
@@ -10,8 +11,9 @@ from rich.text import Text
 
 from dreamcuts.cli import tables
 from dreamcuts.cli.common import json_option, print_json
-from dreamcuts.config import Settings
+from dreamcuts.config import Settings, SettingsWrong
 from dreamcuts.doctor import CHECKS, examine, worst
+from dreamcuts.doctor_settings import without_wrong
 from dreamcuts.findings import Finding, Level
 from dreamcuts.jobs.registry import load_job_types, resolve_types
 
@@ -34,11 +36,17 @@ def doctor(types: str | None, only: tuple[str, ...], as_json: bool) -> None:
     """
     import anyio
 
-    settings = Settings.load()
+    wrong: Mapping[str, str] = {}
+    try:
+        settings = Settings.load()
+    except SettingsWrong as error:
+        wrong = error.problems
+        settings = without_wrong(wrong)
     known = load_job_types()
     served = resolve_types([name for name in types.split(",") if name], known) if types else known.values()
-    checks = [check for check in CHECKS if not only or check in only]
-    findings = anyio.run(examine, settings, list(served), checks)
+    # What cannot be read is always said: other checks may have gone on without it.
+    checks = [check for check in CHECKS if not only or check in only or (wrong and check == "settings")]
+    findings = anyio.run(examine, settings, list(served), checks, wrong)
     result = worst(findings)
     if as_json:
         print_json({"result": result, "findings": [asdict(finding) for finding in findings]})

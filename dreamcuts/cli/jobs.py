@@ -41,6 +41,7 @@ _archived = click.option("--archived", is_flag=True, help="In the archive of job
 
 RETRY = Change(
     "retry",
+    "retried",
     "pending again",
     "a job that is pending, running or completed cannot be retried",
     lambda admin, jobs: admin.client.retry(jobs),
@@ -48,6 +49,7 @@ RETRY = Change(
 )
 RUN_NOW = Change(
     "run",
+    "hurried",
     "ready",
     "only a delayed job can be hurried; see `dreamcuts jobs show` for what a job waits for",
     lambda admin, jobs: admin.client.run_now(jobs),
@@ -55,6 +57,7 @@ RUN_NOW = Change(
 )
 RELEASE = Change(
     "release",
+    "released",
     "ready again",
     "only a running job can be released",
     lambda admin, jobs: admin.client.release(jobs),
@@ -67,9 +70,11 @@ def cancelling(reason: str) -> Change:
     return Change(
         "cancel",
         "cancelled",
+        "cancelled",
         "a job that has ended cannot be cancelled",
         lambda admin, jobs: admin.client.cancel(jobs, reason),
         states=("pending", "processing"),
+        reaches="cancelled",
     )
 
 
@@ -93,6 +98,9 @@ def jobs() -> None:
 def list_jobs(selection: Selection, archived: bool, limit: int, as_json: bool) -> None:
     """List jobs, newest first.
 
+    --state processing shows what workers held at their last heartbeat, and what was claimed among the newest
+    jobs since: there is no index of running jobs, which every claim would pay for.
+
     \b
         dreamcuts jobs list --state failed --class transient --newer-than 1d
         dreamcuts jobs list --type tts -m 91ab --json
@@ -102,7 +110,7 @@ def list_jobs(selection: Selection, archived: bool, limit: int, as_json: bool) -
     if as_json:
         print_json(rows)
     elif rows:
-        tables.console().print(tables.jobs_table(rows))
+        tables.show(tables.jobs_table(rows))
     else:
         click.echo("No such jobs.", err=True)
 
@@ -224,19 +232,21 @@ def set_priority(job: tuple[str, ...], priority: int, as_json: bool) -> None:
     """Give each JOB that has not begun another priority (usually 0 to 20; 5 if nothing else was said)."""
     change = Change(
         "move",
+        "moved",
         f"at priority {priority}",
         "only a pending job has a place in the queue",
         lambda admin, chosen: admin.client.set_priority(chosen, priority),
         states=(),
     )
     with Admin.connect(database_url()) as admin:
-        report(admin, change.act(admin, [admin.find_job(one) for one in job]), change, as_json)
+        report(admin, [admin.find_job(one) for one in job], change, as_json)
 
 
 @jobs.command("drop-dependency")
 @click.argument("job")
 @click.argument("depends_on", metavar="JOB_ID")
-def drop_dependency(job: str, depends_on: str) -> None:
+@json_option
+def drop_dependency(job: str, depends_on: str, as_json: bool) -> None:
     """Let a blocked JOB run without the dependency JOB_ID, e.g. one that was never inserted."""
     with Admin.connect(database_url()) as admin:
         found = admin.find_job(job)
@@ -244,6 +254,9 @@ def drop_dependency(job: str, depends_on: str) -> None:
             waits = admin.job(found)["reason"] or "it waits for nothing"
             raise click.ClickException(f"The job does not wait for {depends_on!r}: {waits}.")
         row = admin.job(found)
+    if as_json:
+        print_json({name: row[name] for name in ("id", "manifest_id", "job_id", "state", "reason")})
+        return
     click.echo(f"{row['job_id']} is {row['state']}" + (f": {row['reason']}" if row["reason"] else ""))
 
 

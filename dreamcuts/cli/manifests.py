@@ -1,4 +1,4 @@
-"""`dreamcuts manifests`: list, show, cost."""
+"""`dreamcuts manifests`: look at manifests, follow them, and change them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELDS = (
 
 @click.group()
 def manifests() -> None:
-    """List and show manifests, and what they cost.
+    """Look at manifests and what they cost, follow them, retry and cancel all their jobs.
 
     A MANIFEST is a uuid or the beginning of one (4 digits or more).
     """
@@ -39,7 +39,7 @@ def list_manifests(status: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        tables.console().print(tables.manifests_table(rows))
+        tables.show(tables.manifests_table(rows))
     else:
         click.echo("No such manifests.", err=True)
 
@@ -60,7 +60,7 @@ def show(manifest: str, archived: bool, as_json: bool) -> None:
     out.print(tables.details(row, _FIELDS))
     if row["jobs"]:
         out.print()
-        out.print(tables.jobs_table(row["jobs"]))
+        tables.show(tables.jobs_table(row["jobs"], whole=True))
     elif row["archived_at"] is not None and not archived:
         click.echo("\nIts jobs are in the archive: give --archived to see them.")
     if row["spend"]:
@@ -99,7 +99,9 @@ def watch(manifest: str) -> None:
     from dreamcuts.tail import follow_manifest
 
     with Admin.connect(database_url()) as admin:
-        is_done = follow_manifest(admin, admin.find_manifest(manifest), Console(highlight=False))
+        # Soft-wrapped: a URL in a line longer than the terminal, or than a pipe's 80 columns, stays whole.
+        out = Console(highlight=False, soft_wrap=True)
+        is_done = follow_manifest(admin, admin.find_manifest(manifest), out)
     if not is_done:
         raise click.exceptions.Exit(1)
 

@@ -11,10 +11,11 @@ from uuid import UUID
 
 import click
 
+from dreamcuts import wording
 from dreamcuts.admin import JOB_STATES, Admin, Row
 from dreamcuts.cli.common import print_json
 from dreamcuts.cli.moments import since
-from dreamcuts.cli.types import full_type_name
+from dreamcuts.cli.types import check_type, full_type_name
 from dreamcuts.errors import ErrorClass
 
 MOST = 10_000
@@ -57,9 +58,14 @@ class Selection:
         """Whether anything is filtered by."""
         return any((self.states, self.type_name, self.manifest, self.error_class, self.newer, self.older))
 
-    def find(self, admin: Admin, limit: int, *, states: Sequence[str] = ()) -> list[Row]:
-        """The jobs that fit, newest first. `states` counts where none was given."""
-        return admin.list_jobs(
+    def find(
+        self, admin: Admin, limit: int, *, states: Sequence[str] = (), thorough: bool = False
+    ) -> list[Row]:
+        """The jobs that fit, newest first. `states` counts where none was given; see Admin.list_jobs.
+
+        Raises UsageError if there are none, and nobody knows the type.
+        """
+        found = admin.list_jobs(
             states=self.states or states,
             type=full_type_name(self.type_name) if self.type_name else None,
             manifest=admin.find_manifest(self.manifest) if self.manifest else None,
@@ -67,7 +73,11 @@ class Selection:
             created_after=self.newer,
             created_before=self.older,
             limit=limit,
+            thorough=thorough,
         )
+        if not found and self.type_name:
+            check_type(admin, self.type_name)
+        return found
 
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,14 +109,18 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something to do with jobs: `what` has become of them, `otherwise` why nothing changed."""
+    """Something to do with jobs: `what` becomes of them, and `done` is said of one to which it was done."""
 
     verb: str
+    done: str
     what: str
     otherwise: str
+    """Why it is not done to a job."""
     act: Callable[[Admin, list[UUID]], list[UUID]]
     states: tuple[str, ...]
     """Which jobs a filter without --state means."""
+    reaches: str = ""
+    """The state that a job may also come to with another one: what depends on it is cancelled, too."""
 
 
 def change_jobs(
@@ -127,11 +141,17 @@ def change_jobs(
         if dry_run:
             _say_count(change, [admin.job(job) for job in chosen], as_json)
             return
-        report(admin, change.act(admin, chosen), change, as_json)
+        report(admin, chosen, change, as_json)
         return
-    found = selection.find(admin, MOST, states=change.states)
-    if dry_run or not found:
+    found = selection.find(admin, MOST, states=change.states, thorough=True)
+    if dry_run:
         _say_count(change, found, as_json)
+        return
+    if not found:
+        if as_json:
+            print_json({"changed": 0, "jobs": []})
+        else:
+            click.echo("No job fits: nothing changed.")
         return
     if not yes:
         _confirm(change, found)
@@ -140,24 +160,42 @@ def change_jobs(
         step = [done for batch in _batches([row["id"] for row in found]) for done in change.act(admin, batch)]
         changed += step
         # What was changed fits no more. If nothing was, the rest never will be.
-        found = selection.find(admin, MOST, states=change.states) if step and len(found) == MOST else []
+        found = (
+            selection.find(admin, MOST, states=change.states, thorough=True)
+            if step and len(found) == MOST
+            else []
+        )
     if as_json:
         print_json({"changed": len(changed), "jobs": changed})
     else:
-        click.echo(f"{_jobs(len(changed))} {'is' if len(changed) == 1 else 'are'} {change.what}")
+        number = wording.many(len(changed), "job")
+        click.echo(f"{number} {'is' if len(changed) == 1 else 'are'} {change.what}")
     if not changed:
         raise click.ClickException(f"Nothing changed: {change.otherwise}.")
 
 
-def report(admin: Admin, changed: list[UUID], change: Change, as_json: bool) -> None:
-    """Say what became of each job. Raises ClickException if nothing changed."""
-    rows = [admin.job(job) for job in changed]
+def report(admin: Admin, chosen: list[UUID], change: Change, as_json: bool) -> None:
+    """Do `change` to these jobs and say what became of each, and of those that came with them.
+
+    Ends with exit code 1 if one of them was not changed. JSON holds those that were; stderr names the others.
+    """
+    before = {job: admin.job(job)["state"] for job in chosen}
+    changed = list(change.act(admin, chosen))
+    others = [admin.job(job) for job in before if job not in set(changed)]
+    came_with = [row for row in others if row["state"] == change.reaches != before[row["id"]]]
+    rows = [*(admin.job(job) for job in changed), *came_with]
+    place = {job: number for number, job in enumerate(chosen)}  # as they were named; what came with them last
+    rows.sort(key=lambda row: place.get(row["id"], len(place)))
     if as_json:
         print_json([{name: row[name] for name in ("id", "manifest_id", "job_id", "state")} for row in rows])
     for row in rows if not as_json else ():
         click.echo(f"{row['job_id']} is {change.what} ({row['id']})")
-    if not changed:
-        raise click.ClickException(f"Nothing changed: {change.otherwise}.")
+    left = [row for row in others if row not in came_with]
+    for row in left:
+        click.echo(f"{row['job_id']} is {row['state']}: not {change.done} ({row['id']})", err=True)
+    if left:
+        why = change.otherwise
+        raise click.ClickException(f"{why[0].upper()}{why[1:]}." if rows else f"Nothing changed: {why}.")
 
 
 def _say_count(change: Change, found: list[Row], as_json: bool) -> None:
@@ -169,13 +207,13 @@ def _say_count(change: Change, found: list[Row], as_json: bool) -> None:
         print_json({"would_change": len(found), "by_kind": counts})
         return
     more = " or more" if len(found) == MOST else ""
-    click.echo(f"Would {change.verb} {_jobs(len(found))}{more}")
+    click.echo(f"Would {change.verb} {wording.many(len(found), 'job')}{more}")
     for kind, number in sorted(counts.items(), key=lambda item: -item[1]):
         click.echo(f"{number:>7}  {kind}")
 
 
 def _confirm(change: Change, found: list[Row]) -> None:
-    question = f"{change.verb.capitalize()} {_jobs(len(found))}?"
+    question = f"{change.verb.capitalize()} {wording.many(len(found), 'job')}?"
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody is there to answer: give --yes, or look with --dry-run.")
     click.confirm(question, abort=True, err=True)
@@ -184,7 +222,3 @@ def _confirm(change: Change, found: list[Row]) -> None:
 def _batches(jobs: list[UUID]) -> Iterator[list[UUID]]:
     for start in range(0, len(jobs), AT_ONCE):
         yield jobs[start : start + AT_ONCE]
-
-
-def _jobs(number: int) -> str:
-    return f"{number} job{'s' if number != 1 else ''}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import click
+import psycopg
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from dreamcuts.admin import Row
@@ -18,11 +18,15 @@ from dreamcuts.cli import tables
 from dreamcuts.cli.common import database_url, json_option, print_json
 from dreamcuts.cli.types import short_type_name
 from dreamcuts.cli.workers import workers_table
+from dreamcuts.db.address import without_password
+from dreamcuts.errors import DatabaseError
 from dreamcuts.fleet import Fleet, Snapshot
 
 _STATES = ("ready", "delayed", "blocked", "processing")
 _BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 30
+LISTED = 20
+"""Manifests and errors that are looked for; a terminal shows those that it has room for."""
 
 
 @click.command()
@@ -35,50 +39,145 @@ MINUTES = 30
 def top(once: bool, interval: float, as_json: bool) -> None:
     """Show the queue live: what waits, who works, what failed, how fast it goes. Ctrl-C ends it.
 
-    Running jobs are those that workers held at their last heartbeat. When stdout is no terminal, it prints
-    once. `--json` holds the same as rows.
+    Running jobs are those that workers held at their last heartbeat. It fits itself to the terminal, and says
+    what it has no room for. When the database goes away it keeps the last picture, and goes on when it is
+    back. When stdout is no terminal, it prints once. `--json` holds the same as rows.
     """
-    with Fleet.connect(database_url()) as fleet:
-        if as_json:
-            seen = fleet.snapshot(minutes=MINUTES)
-            print_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
-            return
-        out = tables.console()
-        if once or not out.is_terminal:
-            out.print(picture(fleet.snapshot(minutes=MINUTES), None))
-            return
-        _watch(fleet, out, interval)
+    dsn = database_url()
+    out = tables.console()
+    if not as_json and not once and out.is_terminal:
+        _watch(dsn, out, interval)
+        return
+    with Fleet.connect(dsn) as fleet:
+        seen = fleet.snapshot(minutes=MINUTES)
+    if as_json:
+        print_json({name: getattr(seen, name) for name in seen.__dataclass_fields__})
+    else:
+        tables.show(picture(seen, out.size.width if out.is_terminal else None, None))
 
 
-def _watch(fleet: Fleet, out: Console, interval: float) -> None:
+def _watch(dsn: str, out: Console, interval: float) -> None:
+    """Show a new picture each `interval` until Ctrl-C. Only a first look that fails is an error."""
+    seen: Snapshot | None = None
+    since = ""
     try:
         with Live(console=out, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(picture(fleet.snapshot(minutes=MINUTES), out.size.height), refresh=True)
-                time.sleep(interval)
+                try:
+                    with Fleet.connect(dsn) as fleet:
+                        while True:
+                            seen = fleet.snapshot(minutes=MINUTES, failures=LISTED, manifests=LISTED)
+                            since = ""
+                            live.update(picture(seen, *out.size), refresh=True)
+                            time.sleep(interval)
+                except (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError) as error:
+                    if seen is None:
+                        raise
+                    since = since or f"{datetime.now(UTC):%H:%M:%S}"
+                    away = f"Database away since {since} UTC, trying again: {without_password(dsn, error)}"
+                    live.update(picture(seen, *out.size, away=away), refresh=True)
+                    time.sleep(interval)
     except KeyboardInterrupt:
         return
 
 
-def picture(seen: Snapshot, height: int | None) -> RenderableType:
-    """The whole screen. On a terminal of `height` lines the lists below are cut to what fits."""
-    parts: list[RenderableType] = [_headline(seen), Text(), _depth(seen.depth)]
-    room = None if height is None else height - 4 - max(len(seen.depth), 1)
-    for title, table, lines in (
-        ("Workers", workers_table(seen.workers), len(seen.workers)),
-        ("Manifests under way", _manifests(seen.manifests), len(seen.manifests)),
-        ("Newest errors", _failures(seen.failures), len(seen.failures)),
-    ):
-        if not lines or (room is not None and room < lines + 3):
-            continue
-        room = None if room is None else room - lines - 3
-        parts += [Text(), Text(title, "bold underline"), table]
-    if not seen.workers:
-        parts += [Text(), Text("No worker is there. `dreamcuts work` starts one.", "yellow")]
-    return Group(*parts)
+def picture(seen: Snapshot, width: int | None, height: int | None, *, away: str = "") -> RenderableType:
+    """The whole screen, on a terminal of so many columns and lines: lists are cut to what fits, and say so.
+
+    None: as wide, or as high, as it comes. `away` says that the database is, and since when.
+    """
+    head = [_line(away, "bold red")] if away else []
+    head += _headline(seen, width)
+    sections = [
+        section
+        for section in (
+            _Section("Workers", seen.workers, None, workers_table),
+            _Section("Manifests under way", seen.manifests, LISTED, _manifests),
+            _Section("Newest errors", seen.failures, LISTED, _failures),
+        )
+        if section.rows
+    ]
+    depth = _Section("", seen.depth, None, _depth)
+    foot = [] if seen.workers else [_line("No worker is there. `dreamcuts work` starts one.", "yellow")]
+    left_out = _share_out(depth, sections, None if height is None else height - len(head) - len(foot))
+    parts: list[RenderableType] = [*head, *depth.drawn()]
+    for section in sections:
+        parts += section.drawn()
+    if left_out:
+        parts.append(_line(f"No room for: {', '.join(left_out)}", "yellow"))
+    return Group(*parts, *foot)
 
 
-def _headline(seen: Snapshot) -> Text:
+def _line(text: str, style: str = "") -> Text:
+    """One line, whatever the width: the height is counted."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+@dataclass(slots=True)
+class _Section:
+    """A list on the screen, the number of its lines that are shown, and whether there is air above it."""
+
+    title: str
+    rows: list[Row]
+    most: int | None
+    """With so many rows there may be more than were looked for. None: these are all."""
+    table: Callable[[list[Row]], RenderableType]
+    shown: int = 0
+    air: bool = True
+
+    @property
+    def overhead(self) -> int:
+        """Lines besides the rows: air, the title, the names of the columns."""
+        return self.air + bool(self.title) + 1
+
+    def drawn(self) -> list[RenderableType]:
+        hidden = len(self.rows) - self.shown
+        more = f"… and {hidden} more{' or more' if len(self.rows) == self.most else ''}" if hidden else ""
+        parts: list[RenderableType] = [Text()] if self.air else []
+        if self.title:
+            parts.append(
+                Text.assemble((self.title, "bold underline"), "  " if more else "", (more, "yellow"))
+            )
+        parts.append(self.table(self.rows[: self.shown]))
+        if more and not self.title:
+            parts.append(Text(more, "yellow"))
+        return parts
+
+
+def _share_out(depth: _Section, sections: list[_Section], height: int | None) -> list[str]:
+    """Decide how many rows of each list are shown; returns what is left out altogether.
+
+    The queue comes first and may take half of the screen. The others share what is left, a row in turn, so
+    that a short list is not cut for the sake of a long one; those that get no row are named.
+    """
+    depth.shown = len(depth.rows)
+    for section in sections:
+        section.shown = len(section.rows)
+    if height is None:
+        return []
+    left_out: list[str] = []
+    everything = depth.overhead + max(depth.shown, 1) + sum(one.overhead + one.shown for one in sections)
+    if everything <= height:
+        return left_out
+    for section in (depth, *sections):
+        section.air = False
+    if depth.shown > (half := max(height // 2 - depth.overhead, 1)):
+        depth.shown = max(half - 1, 1)  # one line says how many more there are
+    room = height - depth.overhead - max(depth.shown, 1) - (depth.shown < len(depth.rows))
+    while sections and room < sum(section.overhead + 1 for section in sections) + bool(left_out):
+        section = sections.pop()
+        left_out.insert(0, f"{section.title.lower()} ({len(section.rows)})")
+    room -= sum(section.overhead for section in sections) + bool(left_out)
+    for section in sections:
+        section.shown = 0
+    while room > 0 and (open_ones := [one for one in sections if one.shown < len(one.rows)]):
+        for section in open_ones[:room]:
+            section.shown += 1
+            room -= 1
+    return left_out
+
+
+def _headline(seen: Snapshot, width: int | None) -> list[Text]:
     minutes = {row["minute"]: row for row in seen.throughput}
     now = datetime.now(UTC)
     ages = {int((now - minute).total_seconds() // 60): row for minute, row in minutes.items()}
@@ -86,22 +185,28 @@ def _headline(seen: Snapshot) -> Text:
     waiting = sum(row[state] for row in seen.depth for state in ("ready", "delayed", "blocked"))
     running = sum(row["processing"] for row in seen.depth)
     slots = sum(row["slots"] for row in seen.depth)
-    line = Text.assemble(
-        ("DreamCuts", "bold"), f"  {now:%Y-%m-%d %H:%M:%S} UTC   ",
-        (f"{waiting} waiting", "cyan"), "  ", (f"{running} running", "blue"), f" in {slots} slots   ",
-        (f"{sum(done[-6:-1]) / 5:.1f} completed a minute", "green"),
-        f" {sparkline(done)}",
-    )  # fmt: skip
+    parts = [
+        Text.assemble(("DreamCuts", "bold"), f"  {now:%Y-%m-%d %H:%M:%S} UTC"),
+        Text.assemble(
+            (f"{waiting} waiting", "cyan"), "  ", (f"{running} running", "blue"), f" in {slots} slots"
+        ),
+        Text.assemble((f"{sum(done[-6:-1]) / 5:.1f} completed a minute", "green"), f" {sparkline(done)}"),
+    ]
     failed = sum(int(row["failed"]) for row in seen.throughput)
     if failed:
-        line.append(f"   {failed} failed in {MINUTES} min", "red")
+        parts.append(Text(f"{failed} failed in {MINUTES} min", "red"))
     if seen.scaling:
         names = ", ".join(
             row["profile"] if row["type"] == "*" else f"{short_type_name(row['type'])} {row['slots']}"
             for row in seen.scaling
         )
-        line.append(f"   scaled: {names}", "yellow")
-    return line
+        parts.append(Text(f"scaled: {names}", "yellow"))
+    lines = [_line("")]
+    for part in parts:
+        if lines[-1] and width is not None and lines[-1].cell_len + 3 + part.cell_len > width:
+            lines.append(_line(""))
+        lines[-1].append("   " if lines[-1] else "").append_text(part)
+    return lines
 
 
 def sparkline(values: list[int]) -> str:
@@ -110,64 +215,73 @@ def sparkline(values: list[int]) -> str:
     return "".join(_BARS[-(-value * (len(_BARS) - 1) // most)] if most else _BARS[0] for value in values)
 
 
-def _depth(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("TYPE", no_wrap=True)
-    for name in (*_STATES, "slots", "workers"):
-        table.add_column(name.upper(), justify="right", no_wrap=True)
-    table.add_column("", width=27)
-    for row in rows:
-        unserved = not row["workers"] and any(row[state] for state in _STATES)
-        load = ProgressBar(total=max(row["slots"], 1), completed=row["processing"], width=27)
-        table.add_row(
-            Text(short_type_name(row["type"])),
-            *(
-                Text(str(row[state]), tables.STATE_STYLES[state] if row[state] else "dim")
-                for state in _STATES
-            ),
-            str(row["slots"]),
-            str(row["workers"]),
-            Text("no worker serves this type", "yellow") if unserved else load if row["slots"] else "",
-        )
+def _depth(rows: list[Row]) -> RenderableType:
     if not rows:
-        table.add_row(Text("no job is open, and no worker is there", "dim"))
-    return table
+        return Text("no job is open, and no worker is there", "dim")
+    columns = [tables.Column("TYPE", least=13)]
+    columns += [tables.Column(name.upper(), right=True) for name in _STATES]
+    columns += [tables.Column("SLOTS", right=True), tables.Column("WORKERS", right=True, leave_out=1)]
+    columns.append(tables.Column("", least=6, leave_out=2))
+    lines: list[list[tables.Cell]] = []
+    for row in rows:
+        load: tables.Cell = tables.Bar(row["processing"], row["slots"]) if row["slots"] else ""
+        if not row["workers"] and any(row[state] for state in _STATES):
+            load = Text("no worker serves this type", "yellow")
+        lines.append(
+            [
+                short_type_name(row["type"]),
+                *(
+                    Text(str(row[state]), tables.STATE_STYLES[state] if row[state] else "dim")
+                    for state in _STATES
+                ),
+                str(row["slots"]),
+                str(row["workers"]),
+                load,
+            ]
+        )
+    return tables.Lines(columns, lines)
 
 
-def _number(value: int, style: str) -> Text:
-    return Text(str(value), style if value else "dim")
-
-
-def _manifests(rows: list[Row]) -> Table:
-    titles = {"done": "JOBS", "percent": "PERCENT", "time": "TIME", "left": "LEFT"}
-    shown: list[dict[str, Any]] = [
-        {
-            "id": str(row["id"])[:8],
-            "title": row["title"],
-            "done": f"{row['jobs'] - row['open_jobs']}/{row['jobs']}",
-            "percent": f"{row['percent']:g} %",
-            "time": tables.duration(row["elapsed_ms"]),
-            "left": "" if row["time_left_ms"] is None else f"about {tables.duration(row['time_left_ms'])}",
-        }
+def _manifests(rows: list[Row]) -> tables.Lines:
+    columns = [tables.Column("ID"), tables.Column("TITLE", least=12), tables.Column("JOBS", right=True)]
+    columns += [tables.Column("DONE", right=True), tables.Column("TIME", leave_out=1)]
+    columns.append(tables.Column("LEFT", leave_out=2))
+    lines = [
+        (
+            str(row["id"])[:8],
+            tables.one_line(row["title"]),
+            f"{row['jobs'] - row['open_jobs']}/{row['jobs']}",
+            f"{row['percent']:g} %",
+            tables.duration(row["elapsed_ms"]),
+            "" if row["time_left_ms"] is None else f"about {tables.duration(row['time_left_ms'])}",
+        )
         for row in rows
     ]
-    return tables.rows_table(shown, {"id": "ID", "title": "TITLE"} | titles)
+    return tables.Lines(columns, lines)
 
 
-def _failures(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("ID", "JOB", "STATE", "CLASS", "ATTEMPT", "AGO"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("MESSAGE", overflow="ellipsis", no_wrap=True)
+def _failures(rows: list[Row]) -> tables.Lines:
+    columns = [
+        tables.Column("ID"),
+        tables.Column("JOB", least=12),
+        tables.Column("STATE"),
+        tables.Column("CLASS", leave_out=1),
+        tables.Column("ATTEMPT", leave_out=3),
+        tables.Column("AGO", leave_out=2),
+        tables.Column("MESSAGE", least=20, first=50),
+    ]
+    lines: list[list[tables.Cell]] = []
     for row in rows:
         state = "retrying" if row["status"] in ("pending", "processing") else row["status"]
-        table.add_row(
-            str(row["id"])[:8],
-            Text(row["job_id"]),
-            Text(state, tables.STATE_STYLES.get(state, "yellow")),
-            Text(row["error_class"]),
-            f"{row['attempts']}/{row['max_attempts']}",
-            tables.age(row["updated_at"]),
-            Text(" ".join((row["error_message"] or "").split())),
+        lines.append(
+            [
+                str(row["id"])[:8],
+                row["job_id"],
+                Text(state, tables.STATE_STYLES.get(state, "yellow")),
+                row["error_class"],
+                f"{row['attempts']}/{row['max_attempts']}",
+                tables.age(row["updated_at"]),
+                tables.one_line(row["error_message"]),
+            ]
         )
-    return table
+    return tables.Lines(columns, lines)

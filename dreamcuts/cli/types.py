@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
 
 from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError
 from dreamcuts.jobs.base import JobType
 from dreamcuts.jobs.registry import load_job_types, resolve_types
+
+if TYPE_CHECKING:  # `work` needs none of it
+    from dreamcuts.admin import Admin
 
 
 def full_type_name(name: str) -> str:
@@ -20,6 +27,25 @@ def short_type_name(name: str) -> str:
     """`tts_elevenlabs` as `tts`; the name itself for a type that is not installed here."""
     job_type = load_job_types().get(name)
     return name if job_type is None else job_type.short_name
+
+
+def check_type(admin: Admin, given: str) -> None:
+    """Raises UsageError for a type that is neither installed here nor known to the database.
+
+    It is far more often misspelt than missing everywhere.
+    """
+    full = full_type_name(given)
+    if full in load_job_types():
+        return
+    known = {*load_job_types(), *admin.known_types()}
+    if full in known:
+        return
+    close = difflib.get_close_matches(given, sorted({short_type_name(name) for name in known}), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    names = ", ".join(sorted(short_type_name(name) for name in known))
+    raise click.UsageError(
+        f"No worker serves a type {given!r}, and none is installed here.{hint} Known: {names}."
+    )
 
 
 def chosen_slots(

@@ -6,6 +6,7 @@ import click
 
 from dreamcuts.cli.types import chosen_slots
 from dreamcuts.config import Settings
+from dreamcuts.errors import ConfigError
 from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.log import known_secrets, setup_logging
 from dreamcuts.processes import end_with_parent
@@ -65,6 +66,11 @@ def work(
     setup_logging(level, form, known_secrets(settings))
     # Again, now that a plugin which does not load can be told of: the others bring secrets of their own.
     setup_logging(level, form, known_secrets(settings, provider_settings()))
+    if until_idle and not settings.enable_workers:
+        raise ConfigError(
+            "ENABLE_WORKERS is false, so no job is claimed, and --until-idle would wait for ever. "
+            "Unset the one or leave out the other."
+        )
     known = load_job_types()
     slots = chosen_slots(types, concurrency, settings, known)
     if reload:

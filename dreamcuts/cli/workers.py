@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import get_args
 from uuid import UUID
 
 import click
-from rich.table import Table
 from rich.text import Text
 
+from dreamcuts import wording
 from dreamcuts.admin import Row
 from dreamcuts.cli import tables
 from dreamcuts.cli.common import database_url, json_option, print_json
-from dreamcuts.cli.types import full_type_name, short_type_name
+from dreamcuts.cli.types import check_type, full_type_name, short_type_name
 from dreamcuts.fleet import Fleet, Profile
-from dreamcuts.jobs.registry import load_job_types
 from dreamcuts.worker.steering import Command
 
 _STYLES = {"live": "green", "draining": "yellow", "silent": "red", "lost": "red", "stopped": "bright_black"}
@@ -46,7 +44,7 @@ def list_workers(everything: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        tables.console().print(workers_table(rows))
+        tables.show(workers_table(rows))
     else:
         click.echo("No worker is there. `dreamcuts work` starts one.", err=True)
 
@@ -146,7 +144,7 @@ def scale(
         told: list[UUID] = []
         if type_name:
             full = full_type_name(type_name)
-            _check_type(fleet, type_name, full)
+            check_type(fleet, type_name)
             told = fleet.scale_type(full, slots)
         elif profile:
             told = fleet.scale_profile(profile)
@@ -168,28 +166,40 @@ def scale(
         click.echo("Nothing is scaled: each worker runs as many jobs as it was started with.")
 
 
-def workers_table(rows: list[Row]) -> Table:
-    """Workers, a row each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("ID", "HOST", "PID", "STATE", "SLOTS", "UP", "HEARD", "VERSION"):
-        table.add_column(name, no_wrap=name != "SLOTS", overflow="fold")
-    table.add_column("NOTE", overflow="fold")
+def workers_table(rows: list[Row]) -> tables.Lines:
+    """Workers, a row each. What they do is shown as long as there is room for it."""
+    columns = [
+        tables.Column("ID"),
+        tables.Column("HOST", least=12),
+        tables.Column("PID", right=True, leave_out=1),
+        tables.Column("STATE"),
+        tables.Column("SLOTS", least=36, first=60),
+        tables.Column("UP", leave_out=2),
+        tables.Column("HEARD", leave_out=3),
+        tables.Column("VERSION", leave_out=4),
+        tables.Column("NOTE", least=10),
+    ]
+    lines: list[tuple[tables.Cell, ...]] = []
     for row in rows:
         note = (
             f"asked to {row['command'].replace('_', ' ')}: {row['command_reason']}" if row["command"] else ""
         )
-        table.add_row(
-            str(row["id"])[:8],
-            Text(row["host"]),
-            str(row["pid"]),
-            Text(row["state"], _STYLES.get(row["state"], "")),
-            slots_text(row),
-            tables.age(row["started_at"]),
-            f"{tables.duration(row['silent_ms'])} ago",
-            Text(row["version"]),
-            Text(note),
+        lines.append(
+            (
+                str(row["id"])[:8],
+                row["host"],
+                str(row["pid"]),
+                Text(row["state"], _STYLES.get(row["state"], "")),
+                slots_text(row),
+                tables.age(row["started_at"]),
+                f"{tables.duration(row['silent_ms'])} ago",
+                row["version"],
+                tables.one_line(note),
+            )
         )
-    return table
+    if not any(row["command"] for row in rows):  # no room for what nobody has
+        columns, lines = columns[:-1], [line[:-1] for line in lines]
+    return tables.Lines(columns, lines)
 
 
 def slots_text(row: Row) -> str:
@@ -215,10 +225,12 @@ def _command(
     if worker and everyone:
         raise click.UsageError("Give either a WORKER or --all.")
     with Fleet.connect(database_url()) as fleet:
-        chosen = fleet.find_workers([full_type_name(name) for name in worker], host=host)
+        names = {full_type_name(name): name for name in worker}
+        chosen = fleet.find_workers(names, host=host, as_given=names)
         told = fleet.command(chosen, command, reason)
         if not told:
-            raise click.ClickException("No worker is there to heed it.")
+            where = "" if host is None else f" on {host}"
+            raise click.ClickException(f"No worker is there{where} to heed it. See `dreamcuts workers list`.")
         if as_json:
             print_json({"command": command, "workers": told})
         else:
@@ -230,17 +242,4 @@ def _command(
 
 
 def _count(told: list[UUID]) -> str:
-    return f"{len(told)} worker{'s' if len(told) != 1 else ''} told"
-
-
-def _check_type(fleet: Fleet, given: str, full: str) -> None:
-    """Raises UsageError for a type that is neither installed here nor served by anybody."""
-    known = {*load_job_types(), *(name for row in fleet.workers() for name in row["types"])}
-    if full in known or any(row["type"] == full for row in fleet.scaling()):
-        return
-    close = difflib.get_close_matches(given, sorted({short_type_name(name) for name in known}), n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    names = ", ".join(sorted(short_type_name(name) for name in known))
-    raise click.UsageError(
-        f"No worker serves a type {given!r}, and none is installed here.{hint} Known: {names}."
-    )
+    return f"{wording.many(len(told), 'worker')} told"

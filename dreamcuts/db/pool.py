@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from dreamcuts.db.address import not_reached, not_valid
+from dreamcuts.db.address import as_url, not_reached, not_valid
 from dreamcuts.db.jsontext import decode_json, encode_json
 
 APPLICATION = "dreamcuts"
@@ -56,6 +56,7 @@ async def open_pool(
     dsn: str, *, size: int, pooled: bool = False, statement_s: float = 60.0
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool of up to `size` connections. Raises DatabaseError in one line, without the password."""
+    dsn = as_url(dsn)
     try:
         pool = await asyncpg.create_pool(
             dsn,
@@ -88,6 +89,7 @@ async def open_pool(
 
 async def open_connection(dsn: str, *, pooled: bool = False) -> asyncpg.Connection[asyncpg.Record]:
     """A connection of its own, e.g. for LISTEN. Raises what asyncpg raises."""
+    dsn = as_url(dsn)
     return await asyncpg.connect(dsn, timeout=10, command_timeout=60, **_options(dsn, pooled))
 
 

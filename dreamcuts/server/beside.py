@@ -17,6 +17,8 @@ from dreamcuts.server.serve import health_server
 from dreamcuts.server.state import RunningState
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra, and slow to import
+    from opentelemetry.sdk.trace.export import SpanExporter
+
     from dreamcuts.server.tracing import Tracing
 
 PORTS = {
@@ -40,20 +42,27 @@ def health_port(settings: Settings, types: Sequence[str]) -> int:
 
 def make_tracing(settings: Settings) -> Tracing | None:
     """What writes traces to OTEL_EXPORTER_OTLP_ENDPOINT; None if that is not set. Raises ConfigError."""
+    exporter = span_exporter(settings)
+    if exporter is None:
+        return None
+    from dreamcuts.server.tracing import Tracing
+
+    return Tracing(Reader(settings.secret("DATABASE_URL")), exporter)
+
+
+def span_exporter(settings: Settings) -> SpanExporter | None:
+    """What sends spans there; None if it is not set. Raises ConfigError if OpenTelemetry is not installed."""
     endpoint = settings.otel_exporter_otlp_endpoint
     if not endpoint:
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        from dreamcuts.server.tracing import Tracing
     except ImportError:
         raise ConfigError(
             "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed. "
             'Run pip install "dreamcuts[otel]", or unset it.'
         ) from None
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-    return Tracing(Reader(settings.secret("DATABASE_URL")), exporter)
+    return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
 
 
 @contextlib.asynccontextmanager

@@ -45,7 +45,7 @@ def serving(app: Starlette, host: str, port: int, *, option: str = "HEALTH_CHECK
 
     Raises ConfigError, naming `option`, if the port cannot be had.
     """
-    listener = _listen(host, port, option)
+    listener = listen(host, port, option)
     config = uvicorn.Config(
         app, log_config=None, log_level="critical", access_log=False, timeout_graceful_shutdown=GRACE_S
     )
@@ -80,7 +80,8 @@ async def health_server(
             await anyio.to_thread.run_sync(stack.close)
 
 
-def _listen(host: str, port: int, option: str) -> socket.socket:
+def listen(host: str, port: int, option: str = "HEALTH_CHECK_PORT") -> socket.socket:
+    """A socket that listens. Raises ConfigError, naming `option`, if the port cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

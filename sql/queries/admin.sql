@@ -6,8 +6,9 @@
 -- so that only they are looked at more closely.
 -- The only_ flags say again what the states say, in the words of an index: the values are known when the statement
 -- is planned, so a flag that is set leaves its condition, and that finds the index. There is none for jobs that
--- run or were completed (it would cost every claim and outcome): these lists read the table, unless a manifest
--- is given. A job that somebody set to failed by hand, without a class, is found with its manifest only.
+-- run or were completed (it would cost every claim and outcome): these are looked for among the newest, from
+-- `above` to `up_to`, by the table's BRIN index; `running` are jobs that are looked at wherever they lie.
+-- A job that somebody set to failed by hand, without a class, is found with its manifest only.
 with chosen as (
     select job.id, job.status, job.seq
     from dreamcut_jobs job
@@ -16,10 +17,19 @@ with chosen as (
         and (@error_class::text is null or job.error_class = @error_class::text)
         and (@created_after::timestamptz is null or job.created_at >= @created_after::timestamptz)
         and (@created_before::timestamptz is null or job.created_at < @created_before::timestamptz)
+        and (@above::bigint is null or job.seq > @above::bigint or job.id = any (@running::uuid[]))
+        and (@up_to::bigint is null or job.seq <= @up_to::bigint)
         and (not @only_errors::boolean or job.error_class is not null)
         and (not @only_ready::boolean or job.ready)
         and (not @only_delayed::boolean or job.next_retry_at is not null)
         and (not @only_blocked::boolean or (job.unmet_dependencies > 0 and job.error_class is null))
+        and (
+            not @only_waiting::boolean
+            or job.ready
+            or job.next_retry_at is not null
+            or (job.unmet_dependencies > 0 and job.error_class is null)
+            or job.error_class is not null
+        )
         and (
             @states::text[] is null
             or job.status = any (@states::text[])
@@ -42,6 +52,21 @@ select job.id, job.manifest_id, job.job_id, job.type, chosen.status, job.state, 
 from chosen
 join dreamcut_job_states job on job.id = chosen.id
 order by chosen.seq desc;
+
+-- name: newest_job :scalar
+-- The last number that was given out as a job's seq; null for a role that may not see it.
+select counter.last_value
+from pg_sequences counter
+where counter.schemaname = 'public' and counter.sequencename = 'dreamcut_jobs_seq_seq';
+
+-- name: running_jobs :many
+select running.id from dreamcut_running_jobs running;
+
+-- name: known_types :many
+-- Types that live workers serve, that wait or run, or that were scaled.
+select depth.type from dreamcut_queue_depth depth
+union
+select scaling.type from dreamcut_scaling scaling where scaling.type <> '*';
 
 -- name: manifest_jobs :many
 -- All jobs of a manifest in the order of their work: what others wait for comes first.

@@ -95,4 +95,4 @@ from dreamcut_stuck_jobs stuck
 where stuck.code <> 'behind'
 group by stuck.code, stuck.type
 order by 4 desc, 1, 2
-limit 20;
+limit @limit::int;

@@ -70,6 +70,8 @@ def test_without_database_url(run: Run, arguments: list[str]) -> None:
     ("dsn", "says"),
     [
         ("postgresql://me:hunter22@127.0.0.1:1/none", "cannot be reached"),
+        ("postgresql://127.0.0.1:1/none", "cannot be reached"),
+        ("host=127.0.0.1 port=1 dbname=none password=hunter22", "cannot be reached"),
         ("this is no address", "not a valid Postgres address"),
         ("postgresql://me:hunter22@127.0.0.1:notaport/db", "invalid"),
     ],
@@ -96,6 +98,13 @@ def test_newer_database_says_to_upgrade(here: Run, connection: psycopg.Connectio
         result = here(*arguments)
         assert result.exit_code == 1
         assert "newer than this version" in one_line(result.stderr)
+
+
+def test_a_worker_that_claims_nothing_would_never_be_idle(here: Run) -> None:
+    result = here("work", "--types", "tts", "--until-idle", ENABLE_WORKERS="false")
+    assert result.exit_code == 2
+    line = one_line(result.stderr)
+    assert "ENABLE_WORKERS" in line and "--until-idle" in line
 
 
 def test_worker_names_the_missing_keys_and_their_use(here: Run) -> None:
@@ -125,7 +134,7 @@ def test_wrong_setting_is_named(run: Run) -> None:
     result = run("work", HEALTH_CHECK_PORT="many", MAX_CONCURRENT_JOBS="0")
     assert result.exit_code == 2
     line = one_line(result.stderr)
-    assert "HEALTH_CHECK_PORT" in line and "MAX_CONCURRENT_JOBS" in line
+    assert "HEALTH_CHECK_PORT" in line and "not 'many'" in line and "MAX_CONCURRENT_JOBS" in line
 
 
 def test_a_setting_of_a_few_words_names_them(run: Run) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dreamcuts.client import Client
 from dreamcuts.sandbox import Sandbox
@@ -62,6 +63,20 @@ def test_work_until_idle_carries_out_a_job(
     for name in ("ELEVENLABS_API_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
         assert sandbox.environment()[name] not in errors
     assert sandbox.bills("elevenlabs")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["work", "--types", "tts", "--until-idle"], ["jobs", "list"]], ids=" ".join
+)
+def test_both_forms_of_an_address_lead_to_the_database(
+    environment: dict[str, str], database: str, arguments: list[str]
+) -> None:
+    parts = conninfo_to_dict(database)
+    environment["DATABASE_URL"] = make_conninfo(**parts, connect_timeout="5", application_name="a test")
+    assert "://" not in environment["DATABASE_URL"]
+    with running(*arguments, env=environment) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
 
 
 def test_work_serves_its_health_and_stops_on_sigterm(environment: dict[str, str]) -> None:

@@ -70,6 +70,20 @@ def test_until_idle_ends_both(start: Start, checkout: Path) -> None:
     assert reloading(start, checkout, "--until-idle").end() == 0
 
 
+def test_settings_that_come_later_are_read(start: Start, checkout: Path) -> None:
+    pytest.importorskip("watchfiles")
+    process = reloading(start, checkout)
+    process.wait_for_line("serves tts:2")
+    settings = Path.cwd() / ".env.local"
+    for count, text in ((2, "LOG_LEVEL=INFO\n"), (3, "LOG_LEVEL=info\n")):
+        fresh = settings.with_suffix(".new")  # as an editor does it: another file takes the name
+        fresh.write_text(text)
+        fresh.rename(settings)
+        process.wait_for_line("serves tts:2", count=count)
+    assert process.log.count(".env.local changed; restarting the worker") == 2
+    assert process.end(signal.SIGINT) == 0, process.log
+
+
 def test_missing_package_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,12 +73,13 @@ def test_no_database(examine: Examine) -> None:
     away = examine("database", 1, DATABASE_URL="postgresql://me:very-secret@127.0.0.1:9/none")
     assert "cannot be reached" in text_of(away, "database")
     assert "very-secret" not in json.dumps(away)
+    assert text_of(away, "database").count("Check DATABASE_URL") == 1
 
 
 def test_no_schema(examine: Examine, empty_database: str) -> None:
     findings = examine("database", 1, DATABASE_URL=empty_database)
     assert level_of(findings, "schema") == "failure"
-    assert "dreamcuts db migrate" in text_of(findings, "schema")
+    assert text_of(findings, "schema").count("dreamcuts db migrate") == 1
 
 
 def test_a_role_without_rights(examine: Examine, database: str, connection: psycopg.Connection[Any]) -> None:
@@ -129,6 +133,11 @@ def test_stuck_jobs(examine: Examine, connection: psycopg.Connection[Any]) -> No
     said = text_of(findings, "stuck jobs")
     assert "1 job of type nobody_does_this" in said and "work --types nobody_does_this" in said
     assert f"jobs drop-dependency {manifest}/waiting" in said and "ghost" in said
+    assert "dreamcut_stuck_jobs" not in said
+    queue.add(None, type="nobody_does_this")
+    said = text_of(examine("database"), "stuck jobs")
+    assert "2 jobs of type nobody_does_this" in said
+    assert "the view dreamcut_stuck_jobs (code no_worker)" in said
     assert "No worker is there" in text_of(findings, "workers")
 
 
@@ -138,8 +147,8 @@ def test_silent_and_old_workers(examine: Examine, connection: psycopg.Connection
     silent = queue.worker()
     queue.expire(silent)
     said = text_of(examine("database"), "workers")
-    assert "1 workers are silent" in said
-    assert "some of release 0 " in said and "workers restart --all" in said
+    assert "1 silent worker:" in said
+    assert "but of 0." in said and "workers restart --all" in said
 
 
 def test_the_clock(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +193,63 @@ def test_settings_that_do_not_fit(examine: Examine) -> None:
     findings = examine("settings", HEARTBEAT_S="20", LEASE_S="45", ENABLE_WORKERS="false")
     said = text_of(findings, "settings")
     assert "HEARTBEAT_S=20" in said and "ALLOW_PRIVATE_URLS" in said and "ENABLE_WORKERS" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HEALTH_CHECK_PORT", "99999", "not '99999'"),
+        ("LEASE_S", "soon", "not 'soon'"),
+        ("LOG_FORMAT", "xml", "not 'xml'"),
+        ("LOG_LEVEL", "foo", "not 'foo'"),
+        ("TTS_MAX_CONCURRENT_JOBS", "abc", "not 'abc'"),
+        ("IMAGE_RETRY_DELAY_MS", "-1", "not -1"),
+    ],
+)
+def test_what_work_refuses_is_a_failure_of_its_own(
+    examine: Examine, settings: dict[str, str], name: str, value: str, says: str
+) -> None:
+    (found,) = [one for one in examine("settings", 1, **{name: value}) if one["level"] == "failure"]
+    assert found["check"] == "settings"
+    assert name in found["text"] and says in found["text"]
+    assert "unset it" in found["way_out"]
+    runner = click.testing.CliRunner(env={**settings, name: value})
+    refused = runner.invoke(cli, ["work", "--until-idle"], prog_name="dreamcuts")
+    assert refused.exit_code == 2 and name in refused.stderr
+
+
+def test_wrong_settings_are_all_told_and_the_other_checks_go_on(examine: Examine) -> None:
+    wrong = {"HEALTH_CHECK_PORT": "many", "MAX_CONCURRENT_JOBS": "0", "LOG_LEVEL": "foo"}
+    found = [one for one in examine("settings", 1, **wrong) if one["level"] == "failure"]
+    assert {one["text"].partition(" ")[0].rstrip(":") for one in found} == set(wrong)
+    findings = examine("disk", 1, **wrong)
+    assert level_of(findings, "disk") == "ok"
+    assert level_of([one for one in findings if one["level"] == "failure"], "settings") == "failure"
+
+
+def test_a_secret_is_not_quoted(examine: Examine, tmp_path: Path) -> None:
+    (tmp_path / ".env.local").write_bytes(b"FAL_KEY=\xff\xfe-very-secret\n")
+    findings = examine("settings", 1)
+    assert ".env.local: It is not UTF-8 text" in text_of(findings, "settings")
+    assert "very-secret" not in json.dumps(findings)
+
+
+def test_traces_without_opentelemetry(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    findings = examine("settings", 1, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318")
+    assert "pip install" in text_of(findings, "settings")
+
+
+def test_the_health_port(examine: Examine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        # A thread that answers as nobody knows: refuse what is asked, at once.
+        threading.Thread(target=lambda: taken.accept()[0].close(), daemon=True).start()
+        findings = examine("settings", 1, ENABLE_HEALTH_CHECK="true", HEALTH_CHECK_PORT=port)
+    assert "cannot listen" in text_of(findings, "health port")
+    assert "Set HEALTH_CHECK_PORT to a free port" in text_of(findings, "health port")
+    findings = examine("settings", ENABLE_HEALTH_CHECK="true", HEALTH_CHECK_PORT=port)
+    assert "for one worker process on this machine" in text_of(findings, "health port")
 
 
 def test_a_full_disk(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -61,6 +62,8 @@ def test_filters(here: Run, queue: Queue) -> None:
         (("--newer-than", "soon"), "no time"),
         (("--state", "lost"), "lost"),
         (("-n", "0"), "0"),
+        (("--type", "nope"), "No worker serves a type 'nope', and none is installed here."),
+        (("--type", "imgae"), "Did you mean 'image'?"),
     ],
 )
 def test_wrong_filters_are_named(here: Run, options: tuple[str, ...], says: str) -> None:
@@ -72,6 +75,13 @@ def test_wrong_filters_are_named(here: Run, options: tuple[str, ...], says: str)
 @pytest.mark.parametrize(
     ("filters", "index"),
     [
+        ({}, "dreamcut_jobs_newest_idx"),
+        ({"states": ["completed"]}, "dreamcut_jobs_newest_idx"),
+        ({"states": ["processing"]}, "dreamcut_jobs_newest_idx"),
+        ({"states": ["completed", "processing"], "type": "work"}, "dreamcut_jobs_newest_idx"),
+        ({"created_after": datetime(2020, 1, 1, tzinfo=UTC)}, "dreamcut_jobs_newest_idx"),
+        ({"states": ["pending"]}, "dreamcut_jobs_ready_idx"),
+        ({"states": ["ready", "blocked"]}, "dreamcut_jobs_blocked_idx"),
         ({"states": ["failed"]}, "dreamcut_jobs_error_idx"),
         ({"states": ["failed", "cancelled"], "type": "work"}, "dreamcut_jobs_error_idx"),
         ({"error_class": "quota"}, "dreamcut_jobs_error_idx"),
@@ -79,25 +89,111 @@ def test_wrong_filters_are_named(here: Run, options: tuple[str, ...], says: str)
         ({"states": ["ready"], "type": "work"}, "dreamcut_jobs_ready_idx"),
         ({"states": ["delayed"]}, "dreamcut_jobs_delayed_idx"),
         ({"states": ["blocked"]}, "dreamcut_jobs_blocked_idx"),
-        ({"manifest": "359bceda-f321-4fb7-a9f5-bf6a02412ef0"}, "dreamcut_jobs_manifest_id_job_id_key"),
+        ({"manifest": UUID("359bceda-f321-4fb7-a9f5-bf6a02412ef0")}, "dreamcut_jobs_manifest_id_job_id_key"),
     ],
+    ids=str,
 )
-def test_a_list_reads_the_index_that_there_is(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any], index: str
-) -> None:
+def test_a_list_reads_the_index_that_there_is(queue: Queue, filters: dict[str, Any], index: str) -> None:
     queue.run(
-        "insert into dreamcut_jobs (type, job_id, status, completed_at)"
-        " select 'work', 'done_' || n, 'completed', now() from generate_series(1, 20000) n"
+        "insert into dreamcut_jobs (type, job_id, status, completed_at, payload)"
+        " select 'work', 'done_' || n, 'completed', now(), jsonb_build_object('text', repeat('x', 300))"
+        " from generate_series(1, 30000) n"
     )
-    queue.run("analyze dreamcut_jobs")
-    asked: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(Admin, "_many", lambda self, name, **values: asked.append((name, values)) or [])
-    Admin(queue.connection).list_jobs(**filters)
-    ((name, values),) = asked
-    rows = queue.connection.execute("explain " + query(name).psycopg_text, values).fetchall()
-    plan = "\n".join(row[0] for row in rows)
+    queue.run("vacuum analyze dreamcut_jobs")
+    plans = Explained(queue.connection)
+    assert len(plans.list_jobs(**filters)) in (0, 50)
+    (plan,) = plans.found
     assert index in plan
     assert "Seq Scan on dreamcut_jobs" not in plan
+
+
+class Explained(Admin):
+    """Keeps the plan of each list of jobs that is read."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        super().__init__(connection)
+        self.found: list[str] = []
+
+    def _many(self, name: str, **values: Any) -> list[dict[str, Any]]:
+        if name == "list_jobs":
+            rows = self._connection.execute("explain " + query(name).psycopg_text, values).fetchall()
+            self.found.append("\n".join(row[0] for row in rows))
+        return super()._many(name, **values)
+
+
+def test_a_list_goes_down_until_it_has_enough(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamcuts.admin.STRETCH", 2)
+    for number in range(40):
+        queue.add(
+            None,
+            f"{'rare' if number % 10 == 0 else 'usual'}_{number}",
+            type="rare" if number % 10 == 0 else "work",
+        )
+    admin = Explained(queue.connection)
+    assert [job["job_id"] for job in admin.list_jobs(type="rare")] == [
+        "rare_30",
+        "rare_20",
+        "rare_10",
+        "rare_0",
+    ]
+    assert len(admin.found) > 2
+    admin.found.clear()
+    assert [job["job_id"] for job in admin.list_jobs(limit=2)] == ["usual_39", "usual_38"]
+    assert len(admin.found) == 1
+    assert len(admin.list_jobs(limit=100)) == 40
+    assert len(admin.list_jobs(states=["pending", "completed"], limit=25)) == 25
+
+
+def test_running_jobs_are_those_that_workers_hold(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamcuts.admin.RUNNING_AMONG", 5)
+    worker = queue.worker()
+    for name in ("told", "untold"):
+        queue.add(None, name)
+    told, _ = queue.claim(worker, 2)
+    queue.heartbeat(worker, told)
+    for number in range(6):
+        queue.add(None, f"later_{number}")
+    queue.add(None, "newest", priority=9)
+    queue.claim_one(worker)
+    admin = Admin(queue.connection)
+    assert [job["job_id"] for job in admin.list_jobs(states=["processing"])] == ["newest", "told"]
+    every = admin.list_jobs(states=["processing"], thorough=True)
+    assert [job["job_id"] for job in every] == ["newest", "untold", "told"]
+
+
+def test_a_role_that_may_not_see_the_counter_reads_the_table(queue: Queue) -> None:
+    queue.add(None, "one")
+    name = f"reader_{queue.connection.info.backend_pid}"
+    queue.run(f"create role {name}")
+    try:
+        queue.run(f"grant select on all tables in schema public to {name}")
+        queue.run(f"alter role {name} bypassrls")
+        queue.run(f"set role {name}")
+        assert [job["job_id"] for job in Admin(queue.connection).list_jobs()] == ["one"]
+    finally:
+        queue.run("reset role")
+        queue.run(f"drop owned by {name}")
+        queue.run(f"drop role {name}")
+
+
+def test_each_named_job_that_was_not_changed_is_told(here: Run, queue: Queue) -> None:
+    manifest, jobs = queue.graph({"a": [], "b": ["a"], "c": []})
+    queue.finish("c")
+    result = here("jobs", "cancel", f"{manifest}/a", f"{manifest}/b", f"{manifest}/c")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [f"{name} is cancelled ({jobs[name]})" for name in "ab"]
+    assert f"c is completed: not cancelled ({jobs['c']})" in result.stderr
+    assert "a job that has ended cannot be cancelled" in result.stderr.lower()
+
+    result = here("jobs", "retry", f"{manifest}/a", f"{manifest}/c", "--json")
+    assert result.exit_code == 1
+    assert {row["job_id"] for row in json.loads(result.stdout)} >= {"a"}
+    assert "c is completed: not retried" in result.stderr
+
+    result = here("jobs", "set-priority", f"{manifest}/a", f"{manifest}/c", "-p", "9")
+    assert result.exit_code == 1
+    assert "a is at priority 9" in result.stdout and "c is completed: not moved" in result.stderr
+    assert here("jobs", "cancel", f"{manifest}/a").exit_code == 0
 
 
 def test_retry_by_filter_counts_first_and_asks(here: Run, queue: Queue) -> None:
@@ -118,9 +214,10 @@ def test_retry_by_filter_counts_first_and_asks(here: Run, queue: Queue) -> None:
     done = here("jobs", "retry", "--class", "content_rejected", "--yes")
     assert "3 jobs are pending again" in done.stdout
     assert listed(here, "--state", "ready") == {f"content_rejected_{n}" for n in range(3)}
-    assert here("jobs", "retry", "--class", "content_rejected", "--yes").stdout.startswith(
-        "Would retry 0 jobs"
-    )
+    nothing = here("jobs", "retry", "--class", "content_rejected", "--yes")
+    assert (nothing.exit_code, nothing.stdout) == (0, "No job fits: nothing changed.\n")
+    none = here("jobs", "retry", "--class", "content_rejected", "--dry-run")
+    assert none.stdout.startswith("Would retry 0 jobs")
 
 
 def test_all_jobs_are_changed_however_many(here: Run, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +275,9 @@ def test_release_run_now_priority_and_dependency(here: Run, queue: Queue) -> Non
 
     wrong = here("jobs", "drop-dependency", f"{manifest}/b", "gost")
     assert wrong.exit_code == 1 and "waits for jobs that do not exist: ghost" in wrong.stderr
-    assert "b is blocked: waits for a" in here("jobs", "drop-dependency", f"{manifest}/b", "ghost").stdout
+    dropped = json.loads(here("jobs", "drop-dependency", f"{manifest}/b", "ghost", "--json").stdout)
+    assert (dropped["state"], dropped["reason"]) == ("blocked", "waits for a")
+    assert "b is ready" in here("jobs", "drop-dependency", f"{manifest}/b", "a").stdout
 
 
 def test_tail_follows_a_job_to_its_end(here: Run, queue: Queue, database: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from dreamcuts import wording
 from dreamcuts.jobs.registry import load_job_types
 
 _KINDS = {
@@ -18,19 +19,8 @@ _KINDS = {
 
 
 def duration(milliseconds: Any) -> str:
-    """`0.8 s`, `42 s`, `3 min 05 s`, `2 h 10 min`; a dash for nothing."""
-    if milliseconds is None:
-        return "–"
-    seconds = float(milliseconds) / 1000
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    """As wording.duration has it; a dash for nothing."""
+    return "–" if milliseconds is None else wording.duration(milliseconds)
 
 
 def seconds(value: Any) -> str:
