@@ -14,7 +14,7 @@ FREE = {"rate_limited"}
 
 @dataclass
 class ModelJob:
-    """One job. `waits` are the names of the dependencies that are not met; `place` is that in its manifest."""
+    """One job. `waits` are the names of the dependencies that are not met; `place` that in its manifest."""
 
     id: UUID
     manifest: UUID
@@ -54,6 +54,10 @@ class Model:
 
     def open_jobs(self, manifest: UUID) -> int:
         return sum(1 for job in self.jobs.values() if job.manifest == manifest and job.status not in ENDED)
+
+    def ended_jobs(self, manifest: UUID) -> dict[str, int]:
+        statuses = [job.status for job in self.jobs.values() if job.manifest == manifest]
+        return {status: statuses.count(status) for status in ENDED}
 
     def waiting_for(self, cause: ModelJob) -> Iterator[ModelJob]:
         for job in self.jobs.values():
