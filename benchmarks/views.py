@@ -4,9 +4,9 @@
     python benchmarks/views.py --dsn postgresql://… on a server; makes and drops a database of its own there
 
 Fills a database with finished and pending jobs (a third each ready, delayed and blocked), as many
-provider calls as finished jobs, some hours of outcomes by minute and three months by hour, then asks each view a
-few times. Prints the median of planning and execution in the server, in milliseconds, and fails if one is over the
-limit.
+provider calls as finished jobs, some hours of outcomes by minute and three months by hour, then asks each
+view a few times. Prints the median of planning and execution in the server, in milliseconds, and fails if
+one is over the limit.
 """
 
 from __future__ import annotations

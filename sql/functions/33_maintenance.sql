@@ -132,6 +132,7 @@ begin
         );
         perform dreamcut_release_dependents(v_ended);
         perform dreamcut_fail_dependents(v_ended);
+        perform dreamcut_count_jobs(v_manifests);
     end if;
 
     -- Skipping locked ones: whoever settles a job of a manifest closes it, too.

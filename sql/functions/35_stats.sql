@@ -92,10 +92,11 @@ begin
 
         insert into dreamcut_manifest_spend as stats
             (manifest_id, calls, spent_usd, uncertain_usd, saved_usd, unpriced, unknown)
-        select spend.manifest_id, count(*), sum(spend.spent_usd), sum(spend.uncertain_usd), sum(spend.saved_usd),
+        select coalesce(spend.manifest_id, '00000000-0000-0000-0000-000000000000'), count(*), sum(spend.spent_usd),
+            sum(spend.uncertain_usd), sum(spend.saved_usd),
             count(*) filter (where spend.unpriced), count(*) filter (where spend.status = 'unknown')
         from dreamcut_spend spend
-        where spend.finished_at >= v_from and spend.finished_at < v_to and spend.manifest_id is not null
+        where spend.finished_at >= v_from and spend.finished_at < v_to
         group by 1
         on conflict (manifest_id)
         do update set calls = stats.calls + excluded.calls, spent_usd = stats.spent_usd + excluded.spent_usd,

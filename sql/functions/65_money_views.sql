@@ -56,7 +56,8 @@ create or replace view dreamcut_spend_by_manifest as
 select stats.manifest_id, stats.calls, stats.spent_usd, 0::numeric as reserved_usd, stats.uncertain_usd,
     stats.saved_usd, stats.unpriced as unpriced_calls, 0::bigint as open_calls, stats.unknown as unknown_calls
 from dreamcut_manifest_spend stats
-where not exists (select 1 from dreamcut_recent_spend recent where recent.manifest_id = stats.manifest_id)
+where stats.manifest_id <> '00000000-0000-0000-0000-000000000000'
+    and not exists (select 1 from dreamcut_recent_spend recent where recent.manifest_id = stats.manifest_id)
 union all
 select recent.manifest_id, recent.calls + coalesce(stats.calls, 0), recent.spent_usd + coalesce(stats.spent_usd, 0),
     recent.reserved_usd, recent.uncertain_usd + coalesce(stats.uncertain_usd, 0),
@@ -72,7 +73,22 @@ from (
     where latest.manifest_id is not null
     group by latest.manifest_id
 ) recent
-left join dreamcut_manifest_spend stats on stats.manifest_id = recent.manifest_id;
+left join dreamcut_manifest_spend stats on stats.manifest_id = recent.manifest_id
+union all
+select null, sum(single.calls)::bigint, sum(single.spent_usd), sum(single.reserved_usd), sum(single.uncertain_usd),
+    sum(single.saved_usd), sum(single.unpriced)::bigint, sum(single.open)::bigint, sum(single.unknown)::bigint
+from (
+    select stats.calls, stats.spent_usd, 0 as reserved_usd, stats.uncertain_usd, stats.saved_usd, stats.unpriced,
+        0 as open, stats.unknown
+    from dreamcut_manifest_spend stats
+    where stats.manifest_id = '00000000-0000-0000-0000-000000000000'
+    union all
+    select 1, latest.spent_usd, latest.reserved_usd, latest.uncertain_usd, latest.saved_usd, latest.unpriced::int,
+        (latest.status in ('intent', 'submitted'))::int, (latest.status = 'unknown')::int
+    from dreamcut_recent_spend latest
+    where latest.manifest_id is null
+) single
+having count(*) > 0;
 
 create or replace view dreamcut_spend_by_provider as
 select spend.provider, sum(spend.calls)::bigint as calls, sum(spend.spent_usd) as spent_usd,
@@ -103,13 +119,13 @@ from dreamcut_spend_totals spend
 group by spend.day;
 
 comment on view dreamcut_spend_by_manifest is
-    'Spend by manifest, in US dollars, with open calls and those of unknown outcome. Calls of jobs without a manifest are not in it.';
+    'Spend by manifest, in US dollars, with open calls and those of unknown outcome; null: jobs without a manifest.';
 comment on view dreamcut_spend_by_provider is 'Spend by provider, in US dollars.';
 comment on view dreamcut_spend_by_endpoint is 'Spend by provider and endpoint, in US dollars.';
 comment on view dreamcut_spend_by_type is 'Spend by job type, in US dollars.';
 comment on view dreamcut_spend_by_day is 'Spend by the day (UTC) on which the calls began, in US dollars.';
 
-comment on column dreamcut_spend_by_manifest.manifest_id is 'The manifest''s uuid.';
+comment on column dreamcut_spend_by_manifest.manifest_id is 'The manifest''s uuid; null for jobs without one.';
 comment on column dreamcut_spend_by_manifest.calls is 'Calls, those included that are under way or were not made.';
 comment on column dreamcut_spend_by_manifest.spent_usd is 'Billed, as reported or, where nothing is, as estimated.';
 comment on column dreamcut_spend_by_manifest.reserved_usd is 'Estimates of calls under way.';

@@ -320,8 +320,8 @@ comment on column dreamcut_durations.p90_ms is '90 % took no longer.';
 comment on column dreamcut_durations.p95_ms is '95 % took no longer.';
 comment on column dreamcut_durations.p99_ms is '99 % took no longer.';
 
--- Every manifest, from its own counters: no job is read but the running ones. An UPDATE of a job's status by hand is
--- counted when the manifest closes; until then the counters are held to what is possible.
+-- Every manifest, from its own counters: no job is read but the running ones. After an UPDATE of a job's status by hand
+-- the counters may be off until dreamcut_reconcile finds something to mend; they are held to what is possible.
 -- Percent: of the jobs, those that were completed; 100 when the manifest is done, also where it could do without some
 -- that failed. Failed and cancelled jobs do not count: they bring the film no nearer, a failed manifest would show
 -- 100, and a retry would turn the progress back.

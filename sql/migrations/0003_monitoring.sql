@@ -69,7 +69,7 @@ with (fillfactor = 70, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scal
 
 -- The same by manifest. Not columns of the manifest, because the end of a call would then wait for its lock.
 create table dreamcut_manifest_spend (
-    manifest_id    uuid primary key,
+    manifest_id    uuid primary key,            -- all zeros: jobs without a manifest
     calls          bigint not null,
     spent_usd      numeric not null,
     uncertain_usd  numeric not null,
