@@ -1,11 +1,12 @@
-"""How long the monitoring views take on a large queue.
+"""How long the views take on a large queue: every one that the catalog has.
 
     python benchmarks/views.py                      on an embedded Postgres
     python benchmarks/views.py --dsn postgresql://… on a server; makes and drops a database of its own there
 
-Fills a database with finished and pending jobs (a third each ready, delayed and blocked), as many provider
-calls, some hours of outcomes by minute and three months by hour, then asks each view a few times. Prints the
-median of planning and execution in the server, in milliseconds, and fails if one is over the limit.
+Fills a database with finished and pending jobs (a third each ready, delayed and blocked), as many
+provider calls as finished jobs, some hours of outcomes by minute and three months by hour, then asks each
+view a few times. Prints the median of planning and execution in the server, in milliseconds, and fails if
+one is over the limit.
 """
 
 from __future__ import annotations
@@ -27,24 +28,15 @@ from dreamcuts.db.migrate import migrate
 from dreamcuts.embedded import EmbeddedPostgres
 
 LIMIT_MS = 50.0
-NEWEST: LiteralString = " order by created_at desc limit 50"
-VIEWS: dict[str, LiteralString] = {
-    "dreamcut_queue_depth": "",
-    "dreamcut_ready_lag": "",
-    "dreamcut_blocked_jobs": "",
-    "dreamcut_running_jobs": "",
-    "dreamcut_stalled_jobs": "",
-    "dreamcut_failures_by_class": "",
-    "dreamcut_throughput": "",
-    "dreamcut_durations": "",
-    "dreamcut_manifest_progress": "",
-    "dreamcut_production_progress": NEWEST,
-    "dreamcut_worker_states": "",
-    "dreamcut_provider_health": "",
-    "dreamcut_daily_spend": "",
-    "dreamcut_job_metrics": "",
-    "dreamcut_worker_metrics": "",
+ONE_MANIFEST: LiteralString = " where manifest_id = '00000000-0000-4000-8000-000000000007'"
+PART_OF: dict[str, LiteralString] = {
+    # These say more about each row of a table, and have as many rows as that; so they are asked for some.
+    "dreamcut_job_states": ONE_MANIFEST,
+    "dreamcut_spend": ONE_MANIFEST,
+    "dreamcut_committed_spend": ONE_MANIFEST,
+    "dreamcut_ended_calls": " where finished_at > now() - interval '5 minutes'",
 }
+"""Views that are not asked for all that they have, with the condition that is added. All others are."""
 
 
 def main() -> int:
@@ -68,8 +60,22 @@ def main() -> int:
                 f"{options.finished:,} finished and {options.pending:,} pending jobs "
                 f"in {time.monotonic() - began:.0f} s"
             )
-            slowest = max(_measure(connection, view, tail, options.rounds) for view, tail in VIEWS.items())
+            slowest = max(_measure(connection, view, options.rounds) for view in all_views(connection))
     return 0 if slowest <= LIMIT_MS else 1
+
+
+def all_views(connection: psycopg.Connection) -> list[str]:
+    """The schema's views by name, from the catalog."""
+    rows = connection.execute(
+        "select relname from pg_class where relkind = 'v' and relnamespace = 'public'::regnamespace"
+        r" and relname like 'dreamcut\_%' order by 1"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def question(view: str) -> sql.Composed:
+    """The statement that asks a view."""
+    return sql.SQL("select * from {}{}").format(sql.Identifier(view), sql.SQL(PART_OF.get(view, "")))
 
 
 @contextlib.contextmanager
@@ -93,16 +99,16 @@ def _fill(connection: psycopg.Connection, finished: int, pending: int) -> None:
     connection.execute("vacuum (analyze)")
 
 
-def _measure(connection: psycopg.Connection, view: str, tail: LiteralString, rounds: int) -> float:
-    question = sql.SQL("select * from {}{}").format(sql.Identifier(view), sql.SQL(tail))
-    rows = len(connection.execute(question).fetchall())
+def _measure(connection: psycopg.Connection, view: str, rounds: int) -> float:
+    asked = question(view)
+    rows = len(connection.execute(asked).fetchall())
     times: list[float] = []
     for _ in range(rounds):
-        answer = connection.execute(sql.SQL("explain (analyze, timing off, format json) {}").format(question))
+        answer = connection.execute(sql.SQL("explain (analyze, timing off, format json) {}").format(asked))
         (plan,) = answer.fetchone() or ([{}],)
         times.append(plan[0]["Planning Time"] + plan[0]["Execution Time"])
     median = statistics.median(times)
-    print(f"{view:32} {median:7.1f} ms   {rows:6,} rows{'   OVER THE LIMIT' if median > LIMIT_MS else ''}")
+    print(f"{view:32} {median:7.1f} ms   {rows:7,} rows{'   OVER THE LIMIT' if median > LIMIT_MS else ''}")
     return median
 
 

@@ -14,12 +14,14 @@ create function pg_temp.manifest(number bigint) returns uuid language sql immuta
 $$;
 
 insert into dreamcut_production_manifest
-    (id, manifest_json, status, created_at, started_at, completed_at, processing_time_ms, open_jobs, total_jobs)
+    (id, manifest_json, status, created_at, started_at, completed_at, processing_time_ms, open_jobs, total_jobs,
+     completed_jobs)
 select pg_temp.manifest(number), jsonb_build_object('metadata', jsonb_build_object('title', 'Film ' || number)),
     case when number <= %(finished)s / 10 then 'done' else 'rendering' end,
     now() - make_interval(secs => number), now() - make_interval(secs => number),
     case when number <= %(finished)s / 10 then now() end, case when number <= %(finished)s / 10 then 60000 end,
-    case when number <= %(finished)s / 10 then 0 else 10 end, 10
+    case when number <= %(finished)s / 10 then 0 else 10 end, 10,
+    case when number <= %(finished)s / 10 then 10 else 0 end
 from generate_series(1, (%(finished)s + %(pending)s) / 10) as number;
 
 insert into dreamcut_jobs
@@ -42,8 +44,11 @@ select pg_temp.manifest((%(finished)s + number - 1) / 10 + 1), 'job_' || number 
 from generate_series(1, %(pending)s) as number
 join kinds kind on kind.place = number %% 7;
 
-insert into dreamcut_job_dependencies (job, manifest_id, depends_on)
-select job.id, job.manifest_id, 'job_9' from dreamcut_jobs job where job.unmet_dependencies > 0;
+insert into dreamcut_job_dependencies (job, manifest_id, depends_on, cause)
+select job.id, job.manifest_id, 'job_9', cause.id
+from dreamcut_jobs job
+join dreamcut_jobs cause on cause.manifest_id = job.manifest_id and cause.job_id = 'job_9'
+where job.unmet_dependencies > 0;
 
 alter table dreamcut_jobs enable trigger user;
 
@@ -68,15 +73,30 @@ set held = array(
         select job.id from dreamcut_jobs job where job.worker_id = worker.id and job.status = 'processing'
     ), active_jobs = 20;
 
+-- Half of the calls within 90 days, half within the last one; a few of unknown outcome, some under way.
 insert into dreamcut_provider_calls
-    (manifest_id, job_id, claim, worker_id, provider, endpoint, status, estimate_usd, cost_usd, created_at,
+    (manifest_id, job_id, type, claim, worker_id, provider, endpoint, status, estimate_usd, cost_usd, created_at,
      finished_at)
-select pg_temp.manifest((number - 1) / 10 + 1), 'job_' || number %% 10, 1, gen_random_uuid(), kind.provider,
-    kind.type, case when number %% 50 = 0 then 'failed' else 'succeeded' end, 0.05, 0.05,
-    now() - interval '1 day' * (1 - number::double precision / %(finished)s) - interval '5 seconds',
-    now() - interval '1 day' * (1 - number::double precision / %(finished)s)
+select pg_temp.manifest((number - 1) / 10 + 1), 'job_' || number %% 10, kind.type, 1, gen_random_uuid(),
+    kind.provider, kind.type || '/' || number %% 3,
+    case when number %% 50 = 0 then 'failed' when number %% 999 = 0 then 'unknown' else 'succeeded' end, 0.05, 0.05,
+    now() - past.age - interval '5 seconds', now() - past.age
 from generate_series(1, %(finished)s) as number
+join kinds kind on kind.place = number %% 7
+cross join lateral (
+    select case number %% 2 when 0 then interval '90 days' else interval '1 day' end
+        * (1 - number::double precision / %(finished)s) as age
+) past;
+
+insert into dreamcut_provider_calls
+    (manifest_id, job_id, type, claim, worker_id, provider, endpoint, status, estimate_usd)
+select pg_temp.manifest((%(finished)s + number - 1) / 10 + 1), 'job_' || number %% 10, kind.type, 1,
+    gen_random_uuid(), kind.provider, kind.type || '/' || number %% 3, 'submitted', 0.05
+from generate_series(1, 400) as number
 join kinds kind on kind.place = number %% 7;
+
+insert into dreamcut_providers (name, max_concurrent, max_per_minute, daily_limit_usd)
+select distinct kind.provider, 100, 1000, 1000000 from kinds kind;
 
 insert into dreamcut_job_stats
 select date_trunc('minute', now()) - make_interval(mins => minute), 1, kind.type, kind.provider, outcome.word,

@@ -240,6 +240,25 @@ INCONSISTENCIES = """
     group by manifest.id
     having manifest.open_jobs <> count(job.id) filter (where job.status in ('pending', 'processing'))
     union all
+    select 'jobs by status', manifest.id::text, counted.is_, counted.should
+    from dreamcut_production_manifest manifest
+    cross join lateral (
+        select count(*) filter (where job.status = 'completed') as completed,
+            count(*) filter (where job.status = 'failed') as failed,
+            count(*) filter (where job.status = 'cancelled') as cancelled, count(*) as total
+        from dreamcut_jobs job where job.manifest_id = manifest.id
+    ) jobs
+    cross join lateral (values
+        (manifest.completed_jobs, jobs.completed), (manifest.failed_jobs, jobs.failed),
+        (manifest.cancelled_jobs, jobs.cancelled), (manifest.total_jobs, jobs.total)
+    ) as counted (is_, should)
+    where manifest.archived_at is null and counted.is_ <> counted.should
+    union all
+    select 'cause', wait.depends_on, 0, 0
+    from dreamcut_job_dependencies wait
+    left join dreamcut_jobs cause on cause.manifest_id = wait.manifest_id and cause.job_id = wait.depends_on
+    where wait.cause is distinct from cause.id
+    union all
     select 'waits for a job that has ended', job.job_id, 0, 0
     from dreamcut_job_dependencies wait
     join dreamcut_jobs job on job.id = wait.job

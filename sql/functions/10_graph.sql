@@ -164,7 +164,8 @@ begin
             returning job.id, job.manifest_id, job.type
         ), fewer as (
             update dreamcut_production_manifest manifest
-            set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0)
+            set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0),
+                cancelled_jobs = manifest.cancelled_jobs + gone.jobs
             from (select cancelled.manifest_id, count(*) as jobs from cancelled group by 1) gone
             where manifest.id = gone.manifest_id
         )
@@ -186,13 +187,19 @@ declare
     v_manifests uuid[];
 begin
     with ended as (
-        select job.manifest_id, count(*) as jobs
+        select job.manifest_id, count(*) as jobs,
+            count(*) filter (where job.status = 'completed') as completed,
+            count(*) filter (where job.status = 'failed') as failed,
+            count(*) filter (where job.status = 'cancelled') as cancelled
         from dreamcut_jobs job
         where job.id = any (p_jobs) and job.manifest_id is not null
         group by job.manifest_id
     ), fewer as (
         update dreamcut_production_manifest manifest
-        set open_jobs = greatest(manifest.open_jobs - ended.jobs, 0)
+        set open_jobs = greatest(manifest.open_jobs - ended.jobs, 0),
+            completed_jobs = manifest.completed_jobs + ended.completed,
+            failed_jobs = manifest.failed_jobs + ended.failed,
+            cancelled_jobs = manifest.cancelled_jobs + ended.cancelled
         from ended
         where manifest.id = ended.manifest_id
         returning manifest.id
@@ -206,6 +213,31 @@ begin
     perform dreamcut_close_manifests(v_manifests);
 end $$;
 
+-- Count the jobs of these manifests anew. What has been archived is no longer among the jobs: of such a manifest
+-- only open_jobs is counted.
+-- Called by dreamcut_close_manifests and dreamcut_reconcile, under the manifests' locks.
+create or replace function dreamcut_count_jobs(p_manifests uuid[]) returns void
+language sql set search_path = public, pg_temp as $$
+    update dreamcut_production_manifest manifest
+    set open_jobs = counted.open,
+        completed_jobs = case when manifest.archived_at is null then counted.completed
+                              else manifest.completed_jobs end,
+        failed_jobs = case when manifest.archived_at is null then counted.failed else manifest.failed_jobs end,
+        cancelled_jobs = case when manifest.archived_at is null then counted.cancelled
+                              else manifest.cancelled_jobs end
+    from (
+        select job.manifest_id,
+            count(*) filter (where job.status in ('pending', 'processing')) as open,
+            count(*) filter (where job.status = 'completed') as completed,
+            count(*) filter (where job.status = 'failed') as failed,
+            count(*) filter (where job.status = 'cancelled') as cancelled
+        from dreamcut_jobs job
+        where job.manifest_id = any (p_manifests)
+        group by job.manifest_id
+    ) counted
+    where manifest.id = counted.manifest_id
+$$;
+
 -- Close the manifests that have no open job left: `done` if every job that nothing depends on completed,
 -- else `failed` with the first error. (A failed job that its dependents can do without does not count.)
 -- A count that reached zero is checked against the jobs themselves, so that an UPDATE of `status` by hand can
@@ -215,20 +247,18 @@ create or replace function dreamcut_close_manifests(p_manifests uuid[]) returns 
 language plpgsql set search_path = public, pg_temp as $$
 declare
     v_over uuid[];
+    v_wrong uuid[];
 begin
-    update dreamcut_production_manifest manifest
-    set open_jobs = counted.jobs
-    from (
-        select job.manifest_id, count(*) as jobs
-        from dreamcut_production_manifest closing
-        join dreamcut_jobs job on job.manifest_id = closing.id
-        where closing.id = any (p_manifests)
-            and closing.open_jobs = 0
-            and closing.status not in ('done', 'failed')
-            and job.status in ('pending', 'processing')
-        group by job.manifest_id
-    ) counted
-    where manifest.id = counted.manifest_id;
+    select array_agg(distinct closing.id) into v_wrong
+    from dreamcut_production_manifest closing
+    join dreamcut_jobs job on job.manifest_id = closing.id
+    where closing.id = any (p_manifests)
+        and closing.open_jobs = 0
+        and closing.status not in ('done', 'failed')
+        and job.status in ('pending', 'processing');
+    if v_wrong is not null then
+        perform dreamcut_count_jobs(v_wrong);
+    end if;
 
     select array_agg(manifest.id) into v_over
     from dreamcut_production_manifest manifest

@@ -100,6 +100,9 @@ begin
             update dreamcut_production_manifest manifest
             set open_jobs = manifest.open_jobs + new_jobs.jobs,
                 total_jobs = manifest.total_jobs + new_jobs.total,
+                completed_jobs = manifest.completed_jobs + new_jobs.completed,
+                failed_jobs = manifest.failed_jobs + new_jobs.failed,
+                cancelled_jobs = manifest.cancelled_jobs + new_jobs.cancelled,
                 -- A manifest that was over is open again.
                 status = case when reopened.so then 'rendering' else manifest.status end,
                 completed_at = case when not reopened.so then manifest.completed_at end,
@@ -108,7 +111,10 @@ begin
             from (
                 select inserted.manifest_id,
                     count(*) filter (where inserted.status in ('pending', 'processing')) as jobs,
-                    count(*) as total
+                    count(*) as total,
+                    count(*) filter (where inserted.status = 'completed') as completed,
+                    count(*) filter (where inserted.status = 'failed') as failed,
+                    count(*) filter (where inserted.status = 'cancelled') as cancelled
                 from inserted
                 group by inserted.manifest_id
             ) new_jobs
@@ -121,11 +127,32 @@ begin
         )
         select array_agg(more.id) into v_manifests from more;
 
-        insert into dreamcut_job_dependencies (job, manifest_id, depends_on)
-        select distinct inserted.id, inserted.manifest_id, dependency
-        from inserted
-        cross join unnest(inserted.depends_on) as dependency
-        where dependency is not null;
+        -- Those that were waited for before they were there.
+        if exists (
+            select 1 from dreamcut_job_dependencies wait
+            where wait.cause is null and wait.manifest_id = any (v_manifests)
+        ) then
+            update dreamcut_job_dependencies wait
+            set cause = inserted.id
+            from inserted
+            where wait.cause is null
+                and wait.manifest_id = inserted.manifest_id and wait.depends_on = inserted.job_id;
+        end if;
+
+        insert into dreamcut_job_dependencies (job, manifest_id, depends_on, cause)
+        select waiting.id, waiting.manifest_id, waiting.dependency, cause.id
+        from (
+            select distinct inserted.id, inserted.manifest_id, dependency
+            from inserted
+            cross join unnest(inserted.depends_on) as dependency
+            where dependency is not null
+        ) waiting
+        -- `offset 0`: one look into the index for each wait, also where a million rows are inserted at once.
+        left join lateral (
+            select job.id from dreamcut_jobs job
+            where job.manifest_id = waiting.manifest_id and job.job_id = waiting.dependency
+            offset 0
+        ) cause on true;
 
         -- Dependencies that had ended before, and inserted jobs that had: nobody else will tell the waiting.
         -- What the manifest's other jobs wait for is left alone: a planner that inserts one at a time would read all
@@ -165,22 +192,32 @@ referencing new table as inserted
 for each statement
 execute function dreamcut_enter_jobs();
 
--- Keep the count of open jobs right when jobs are deleted. Who waits for a deleted job goes on waiting, and
+-- Keep the manifests' counts right when jobs are deleted. Who waits for a deleted job goes on waiting, and
 -- is shown as blocked by a missing job.
 create or replace function dreamcut_leave_jobs() returns trigger
 language plpgsql security definer set search_path = public, pg_temp as $$
 begin
     update dreamcut_production_manifest manifest
     set open_jobs = greatest(manifest.open_jobs - gone.jobs, 0),
-        total_jobs = greatest(manifest.total_jobs - gone.total, 0)
+        total_jobs = greatest(manifest.total_jobs - gone.total, 0),
+        completed_jobs = greatest(manifest.completed_jobs - gone.completed, 0),
+        failed_jobs = greatest(manifest.failed_jobs - gone.failed, 0),
+        cancelled_jobs = greatest(manifest.cancelled_jobs - gone.cancelled, 0)
     from (
         select deleted.manifest_id, count(*) as total,
-            count(*) filter (where deleted.status in ('pending', 'processing')) as jobs
+            count(*) filter (where deleted.status in ('pending', 'processing')) as jobs,
+            count(*) filter (where deleted.status = 'completed') as completed,
+            count(*) filter (where deleted.status = 'failed') as failed,
+            count(*) filter (where deleted.status = 'cancelled') as cancelled
         from deleted
         where deleted.manifest_id is not null
         group by deleted.manifest_id
     ) gone
     where manifest.id = gone.manifest_id;
+    update dreamcut_job_dependencies wait
+    set cause = null
+    from deleted
+    where wait.manifest_id = deleted.manifest_id and wait.depends_on = deleted.job_id;
     perform dreamcut_close_manifests(array(
         select distinct deleted.manifest_id from deleted where deleted.manifest_id is not null
     ));

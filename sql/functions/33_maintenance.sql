@@ -164,6 +164,7 @@ begin
         );
         perform dreamcut_release_dependents(v_ended);
         perform dreamcut_fail_dependents(v_ended);
+        perform dreamcut_count_jobs(v_manifests);
     end if;
 
     -- Skipping locked ones: whoever settles a job of a manifest closes it, too.
@@ -177,15 +178,12 @@ begin
             )
             and exists (select 1 from dreamcut_jobs job where job.manifest_id = manifest.id)
         for no key update skip locked
-    ), counted as (
-        update dreamcut_production_manifest manifest
-        set open_jobs = 0
-        from silent
-        where manifest.id = silent.id
-        returning manifest.id
     )
-    select array_agg(counted.id) into v_manifests from counted;
-    perform dreamcut_close_manifests(v_manifests);
+    select array_agg(silent.id) into v_manifests from silent;
+    if v_manifests is not null then
+        perform dreamcut_count_jobs(v_manifests);
+        perform dreamcut_close_manifests(v_manifests);
+    end if;
     perform dreamcut_roll_up();
     return coalesce(cardinality(v_ended), 0) + coalesce(cardinality(v_manifests), 0);
 end $$;

@@ -15,6 +15,13 @@ where call.finished_at is not null;
 
 comment on view dreamcut_ended_calls is 'Provider calls that have ended: duration, its bucket, and what they count as in US dollars.';
 
+-- Up to when provider calls have been added up. A function and no subquery, because the planner asks it first: it
+-- then knows how few calls have ended since, and uses their index.
+create or replace function dreamcut_calls_through() returns timestamptz
+language sql stable set search_path = public, pg_temp as $$
+    select place.calls_through from dreamcut_stats_position place
+$$;
+
 -- Note the outcomes of a batch of jobs, given as arrays side by side; null arrays mean none.
 -- Called once for each batch by the functions that end or retry jobs, in their transaction. Locks nothing: it
 -- only appends, and waits for nobody. Providers and classes may be null.
@@ -32,8 +39,8 @@ begin
     group by 1, 2, 3, 4, 5;
 end $$;
 
--- Add up: the outcomes noted since the last time, the provider calls that ended since, and minutes that are
--- old enough into hours. What is older than 90 days goes.
+-- Add up: the outcomes noted since the last time, the provider calls that ended since with what they cost, and
+-- minutes that are old enough into hours. What is older than 90 days goes; what was spent stays for good.
 -- Called by dreamcut_reconcile, so by each worker about once a minute. One at a time; the others pass.
 -- Locks: the rows that it moves, which nobody else touches.
 create or replace function dreamcut_roll_up() returns void
@@ -71,6 +78,33 @@ begin
         on conflict (since, minutes, provider, endpoint, status, bucket)
         do update set calls = stats.calls + excluded.calls, run_ms = stats.run_ms + excluded.run_ms,
             cost_usd = stats.cost_usd + excluded.cost_usd, unpriced = stats.unpriced + excluded.unpriced;
+
+        insert into dreamcut_spend_stats as stats
+            (day, provider, endpoint, type, calls, spent_usd, uncertain_usd, saved_usd, unpriced)
+        select spend.day, spend.provider, spend.endpoint, spend.type, count(*), sum(spend.spent_usd),
+            sum(spend.uncertain_usd), sum(spend.saved_usd), count(*) filter (where spend.unpriced)
+        from dreamcut_spend spend
+        where spend.finished_at >= v_from and spend.finished_at < v_to
+        group by 1, 2, 3, 4
+        on conflict (day, provider, endpoint, type)
+        do update set calls = stats.calls + excluded.calls, spent_usd = stats.spent_usd + excluded.spent_usd,
+            uncertain_usd = stats.uncertain_usd + excluded.uncertain_usd,
+            saved_usd = stats.saved_usd + excluded.saved_usd, unpriced = stats.unpriced + excluded.unpriced;
+
+        insert into dreamcut_manifest_spend as stats
+            (manifest_id, calls, spent_usd, uncertain_usd, saved_usd, unpriced, unknown)
+        select coalesce(spend.manifest_id, '00000000-0000-0000-0000-000000000000'), count(*), sum(spend.spent_usd),
+            sum(spend.uncertain_usd), sum(spend.saved_usd),
+            count(*) filter (where spend.unpriced), count(*) filter (where spend.status = 'unknown')
+        from dreamcut_spend spend
+        where spend.finished_at >= v_from and spend.finished_at < v_to
+        group by 1
+        on conflict (manifest_id)
+        do update set calls = stats.calls + excluded.calls, spent_usd = stats.spent_usd + excluded.spent_usd,
+            uncertain_usd = stats.uncertain_usd + excluded.uncertain_usd,
+            saved_usd = stats.saved_usd + excluded.saved_usd, unpriced = stats.unpriced + excluded.unpriced,
+            unknown = stats.unknown + excluded.unknown;
+
         update dreamcut_stats_position place set calls_through = v_to;
     end if;
 

@@ -170,7 +170,11 @@ begin
         v_set := v_set || v_more;
     end loop;
 
-    with retried as (
+    with chosen as (
+        select job.id, job.status as was
+        from dreamcut_jobs job
+        where job.id = any (v_set) and job.status in ('failed', 'cancelled')
+    ), retried as (
         update dreamcut_jobs job
         set status = 'pending',
             attempts = 0,
@@ -184,11 +188,14 @@ begin
             completed_at = null,
             processing_time_ms = null,
             updated_at = now()
-        where job.id = any (v_set) and job.status in ('failed', 'cancelled')
-        returning job.id, job.manifest_id, job.type, job.ready
+        from chosen
+        where job.id = chosen.id and job.status in ('failed', 'cancelled')
+        returning job.id, job.manifest_id, job.type, job.ready, chosen.was
     ), reopened as (
         update dreamcut_production_manifest manifest
         set open_jobs = manifest.open_jobs + again.jobs,
+            failed_jobs = greatest(manifest.failed_jobs - again.failed, 0),
+            cancelled_jobs = greatest(manifest.cancelled_jobs - again.cancelled, 0),
             status = 'rendering',
             error_message = null,
             output_url = null,
@@ -197,7 +204,9 @@ begin
             retry_count = manifest.retry_count + 1,
             updated_at = now()
         from (
-            select retried.manifest_id, count(*) as jobs
+            select retried.manifest_id, count(*) as jobs,
+                count(*) filter (where retried.was = 'failed') as failed,
+                count(*) filter (where retried.was = 'cancelled') as cancelled
             from retried where retried.manifest_id is not null group by retried.manifest_id
         ) again
         where manifest.id = again.manifest_id

@@ -23,7 +23,9 @@ select
             || coalesce(': ' || job.error_message, '')
         when not exists (
             select 1 from dreamcut_workers worker
-            where worker.state = 'live' and worker.lease_expires_at > now() and job.type = any (worker.types)
+            cross join lateral unnest(worker.types, worker.slots) as lane (type, slots)
+            where worker.state = 'live' and worker.lease_expires_at > now()
+                and lane.type = job.type and lane.slots > 0
         ) then 'no worker serves this type'
         else (
             select 'waits for ' || provider.name || ', which is paused: ' || coalesce(provider.pause_reason, '')
@@ -55,24 +57,9 @@ left join lateral (
 comment on view dreamcut_job_states is
     'Each job with its state (blocked, delayed, ready, processing, completed, failed, cancelled) and the reason it waits.';
 
--- What a manifest has cost, and may still turn out to have cost.
-create or replace view dreamcut_manifest_costs as
-select
-    call.manifest_id,
-    count(*) as calls,
-    coalesce(sum(call.cost_usd), 0) as cost_usd,
-    count(*) filter (where call.status in ('intent', 'submitted')) as open_calls,
-    count(*) filter (where call.status = 'unknown') as unknown_calls
-from dreamcut_provider_calls call
-where call.manifest_id is not null
-group by call.manifest_id;
-
-comment on view dreamcut_manifest_costs is 'US dollars paid to providers by manifest, with calls of unknown outcome.';
-
 do $$
 begin
     if current_setting('server_version_num')::int >= 150000 then
         alter view dreamcut_job_states set (security_invoker = true);
-        alter view dreamcut_manifest_costs set (security_invoker = true);
     end if;
 end $$;

@@ -1,7 +1,11 @@
 -- Views for monitoring. None reads the whole table of jobs: what is open is counted in partial indexes, what is
 -- over was added up as it ended (35_stats.sql). Each says in its comment what it covers.
 -- Ready, delayed and blocked jobs are counted up to a million each; `processing` is what workers held at
--- their last heartbeat and still hold.
+-- their last heartbeat and still hold, and all that a silent worker holds.
+
+-- What is now a view under another name, or has other columns.
+drop view if exists dreamcut_provider_health, dreamcut_daily_spend, dreamcut_manifest_progress,
+    dreamcut_production_progress;
 
 -- Outcomes added up, with those of the last minute.
 create or replace view dreamcut_outcomes as
@@ -24,21 +28,64 @@ union all
 select date_trunc('minute', call.since), 1::smallint, call.provider, call.endpoint, call.status, call.bucket,
     1, call.run_ms, coalesce(call.usd, 0), case when call.usd is null then 1 else 0 end
 from dreamcut_ended_calls call
-where call.finished_at >= (select place.calls_through from dreamcut_stats_position place);
+where call.finished_at >= dreamcut_calls_through();
 
 comment on view dreamcut_call_outcomes is 'Provider calls that ended, by minute (older ones by hour), endpoint, status and duration bucket.';
+
+-- What a silent worker runs without having said so: what it claimed after its last heartbeat. Nothing but the
+-- table of jobs knows (an index on who runs a job would cost every claim far more), so it is read, as a rescue
+-- does; but only while some worker's lease is over. A live worker ends that within a heartbeat.
+create or replace function dreamcut_find_unreported_jobs() returns table (job uuid, worker_id uuid)
+language plpgsql stable cost 1 rows 10 set search_path = public, pg_temp as $$
+#variable_conflict use_column
+declare
+    v_silent uuid[];
+begin
+    v_silent := array(
+        select worker.id from dreamcut_workers worker
+        where worker.state in ('live', 'draining') and worker.lease_expires_at < now()
+    );
+    if v_silent = '{}' then
+        return;
+    end if;
+    return query
+    select job.id, job.worker_id
+    from dreamcut_jobs job
+    join dreamcut_workers worker on worker.id = job.worker_id
+    where job.status = 'processing' and job.worker_id = any (v_silent) and job.id <> all (worker.held);
+end $$;
 
 -- Running jobs, found through the workers that hold them.
 create or replace view dreamcut_running_jobs as
 select job.id, job.manifest_id, job.job_id, job.type, job.attempts, job.max_attempts, job.started_at,
     worker.id as worker_id, worker.host, worker.lease_expires_at,
     worker.lease_expires_at < now() as lease_expired
-from dreamcut_workers worker
-cross join lateral unnest(worker.held) as held (job)
+from (
+    select reported.job, holder.id as worker_id
+    from dreamcut_workers holder
+    cross join lateral unnest(holder.held) as reported (job)
+    union all
+    select unreported.job, unreported.worker_id
+    from dreamcut_find_unreported_jobs() unreported
+) held
+join dreamcut_workers worker on worker.id = held.worker_id
 join dreamcut_jobs job on job.id = held.job
 where worker.state in ('live', 'draining') and job.status = 'processing' and job.worker_id = worker.id;
 
-comment on view dreamcut_running_jobs is 'Jobs that workers held at their last heartbeat and still run.';
+comment on view dreamcut_running_jobs is
+    'Jobs that workers held at their last heartbeat and still run, and all that a silent worker holds.';
+
+comment on column dreamcut_running_jobs.id is 'The job''s uuid.';
+comment on column dreamcut_running_jobs.manifest_id is 'Its manifest; null for a job without one.';
+comment on column dreamcut_running_jobs.job_id is 'The producer''s name for it.';
+comment on column dreamcut_running_jobs.type is 'Job type.';
+comment on column dreamcut_running_jobs.attempts is 'Attempts, this one included.';
+comment on column dreamcut_running_jobs.max_attempts is 'Attempts that it may have.';
+comment on column dreamcut_running_jobs.started_at is 'When it was claimed.';
+comment on column dreamcut_running_jobs.worker_id is 'The incarnation of a worker that runs it.';
+comment on column dreamcut_running_jobs.host is 'Where that worker runs.';
+comment on column dreamcut_running_jobs.lease_expires_at is 'Until when the worker''s lease lasts.';
+comment on column dreamcut_running_jobs.lease_expired is 'Whether that time is over: the job is stalled.';
 
 create or replace view dreamcut_queue_depth as
 with counted as (
@@ -80,23 +127,36 @@ group by counted.type;
 comment on view dreamcut_queue_depth is
     'Open jobs of each type by state, with the slots and live workers that serve the type (0: nobody does).';
 
+comment on column dreamcut_queue_depth.type is 'Job type.';
+comment on column dreamcut_queue_depth.ready is 'Jobs that could be claimed now.';
+comment on column dreamcut_queue_depth.delayed is 'Jobs that wait for a time: scheduled, or between two attempts.';
+comment on column dreamcut_queue_depth.blocked is 'Jobs that wait for other jobs.';
+comment on column dreamcut_queue_depth.processing is 'Jobs that workers run (see dreamcut_running_jobs).';
+comment on column dreamcut_queue_depth.slots is 'Jobs of the type that live workers run at a time, all together.';
+comment on column dreamcut_queue_depth.workers is 'Live workers that list the type; slots says whether they run it.';
+
+-- By ~priority and turn, as the claim's index is ordered.
 create or replace view dreamcut_ready_lag as
-with recursive lane (type, priority) as (
-    (select job.type, job.priority from dreamcut_jobs job where job.ready order by job.type, job.priority desc limit 1)
+with recursive lane (type, urgency) as (
+    (
+        select job.type, ~job.priority from dreamcut_jobs job
+        where job.ready
+        order by job.type, ~job.priority limit 1
+    )
     union all
-    select next.type, next.priority
+    select next.type, next.urgency
     from lane
     cross join lateral (
         (
-            select job.type, job.priority from dreamcut_jobs job
-            where job.ready and job.type = lane.type and job.priority < lane.priority
-            order by job.priority desc limit 1
+            select job.type, ~job.priority as urgency from dreamcut_jobs job
+            where job.ready and job.type = lane.type and ~job.priority > lane.urgency
+            order by ~job.priority limit 1
         )
         union all
         (
-            select job.type, job.priority from dreamcut_jobs job
+            select job.type, ~job.priority as urgency from dreamcut_jobs job
             where job.ready and job.type > lane.type
-            order by job.type, job.priority desc limit 1
+            order by job.type, ~job.priority limit 1
         )
         limit 1
     ) next
@@ -105,13 +165,17 @@ select lane.type, min(head.updated_at) as ready_since, now() - min(head.updated_
 from lane
 cross join lateral (
     select job.updated_at from dreamcut_jobs job
-    where job.ready and job.type = lane.type and job.priority = lane.priority
-    order by job.seq limit 50
+    where job.ready and job.type = lane.type and ~job.priority = lane.urgency
+    order by job.turn limit 50
 ) head
 group by lane.type;
 
 comment on view dreamcut_ready_lag is
     'How long the next jobs of each type (the first 50 of each priority) have been ready without being claimed.';
+
+comment on column dreamcut_ready_lag.type is 'Job type.';
+comment on column dreamcut_ready_lag.ready_since is 'Since when the oldest of the next jobs has been ready.';
+comment on column dreamcut_ready_lag.lag is 'How long that is ago.';
 
 create or replace view dreamcut_blocked_jobs as
 select job.id, job.manifest_id, job.job_id, job.type, job.created_at, now() - job.created_at as age,
@@ -152,6 +216,16 @@ cross join lateral (
 comment on view dreamcut_blocked_jobs is
     'The oldest 100 blocked jobs of each type, with what they wait for and which of that does not exist.';
 
+comment on column dreamcut_blocked_jobs.id is 'The job''s uuid.';
+comment on column dreamcut_blocked_jobs.manifest_id is 'Its manifest.';
+comment on column dreamcut_blocked_jobs.job_id is 'The producer''s name for it.';
+comment on column dreamcut_blocked_jobs.type is 'Job type.';
+comment on column dreamcut_blocked_jobs.created_at is 'When it was inserted.';
+comment on column dreamcut_blocked_jobs.age is 'How long ago that was.';
+comment on column dreamcut_blocked_jobs.waits_for is 'The job_ids that it still waits for.';
+comment on column dreamcut_blocked_jobs.missing is 'Those of them that do not exist.';
+comment on column dreamcut_blocked_jobs.reason is 'The same as a sentence.';
+
 create or replace view dreamcut_stalled_jobs as
 select running.id, running.manifest_id, running.job_id, running.type, running.attempts, running.max_attempts,
     running.started_at, running.worker_id, running.host, now() - running.lease_expires_at as silent_for
@@ -160,6 +234,17 @@ where running.lease_expired;
 
 comment on view dreamcut_stalled_jobs is
     'Running jobs whose worker''s lease ran out. A live worker returns them to the queue within a heartbeat.';
+
+comment on column dreamcut_stalled_jobs.id is 'The job''s uuid.';
+comment on column dreamcut_stalled_jobs.manifest_id is 'Its manifest; null for a job without one.';
+comment on column dreamcut_stalled_jobs.job_id is 'The producer''s name for it.';
+comment on column dreamcut_stalled_jobs.type is 'Job type.';
+comment on column dreamcut_stalled_jobs.attempts is 'Attempts, this one included.';
+comment on column dreamcut_stalled_jobs.max_attempts is 'Attempts that it may have.';
+comment on column dreamcut_stalled_jobs.started_at is 'When it was claimed.';
+comment on column dreamcut_stalled_jobs.worker_id is 'The incarnation of a worker that held it.';
+comment on column dreamcut_stalled_jobs.host is 'Where that worker ran.';
+comment on column dreamcut_stalled_jobs.silent_for is 'For how long the worker''s lease has been over.';
 
 create or replace view dreamcut_failures_by_class as
 select seen.error_class, seen.type, seen.provider,
@@ -175,6 +260,14 @@ group by seen.error_class, seen.type, seen.provider;
 comment on view dreamcut_failures_by_class is
     'Attempts of the last 24 hours that did not succeed, by class, type and provider.';
 
+comment on column dreamcut_failures_by_class.error_class is 'Class of the error.';
+comment on column dreamcut_failures_by_class.type is 'Job type.';
+comment on column dreamcut_failures_by_class.provider is 'The provider that the outcome names; empty if none.';
+comment on column dreamcut_failures_by_class.failed is 'Jobs that failed for good.';
+comment on column dreamcut_failures_by_class.retried is 'Attempts after which the job runs again.';
+comment on column dreamcut_failures_by_class.cancelled is 'Jobs that were cancelled.';
+comment on column dreamcut_failures_by_class.last_hour is 'All of these in the last hour.';
+
 create or replace view dreamcut_throughput as
 select seen.since as minute, seen.type,
     coalesce(sum(seen.jobs) filter (where seen.outcome = 'completed'), 0) as completed,
@@ -186,6 +279,13 @@ where seen.since >= date_trunc('minute', now()) - interval '60 minutes' and seen
 group by seen.since, seen.type;
 
 comment on view dreamcut_throughput is 'Outcomes in each of the last 60 minutes, by type. A minute without any has no row.';
+
+comment on column dreamcut_throughput.minute is 'The minute''s beginning.';
+comment on column dreamcut_throughput.type is 'Job type.';
+comment on column dreamcut_throughput.completed is 'Jobs completed.';
+comment on column dreamcut_throughput.failed is 'Jobs that failed for good.';
+comment on column dreamcut_throughput.retried is 'Attempts after which the job runs again.';
+comment on column dreamcut_throughput.cancelled is 'Jobs cancelled.';
 
 create or replace view dreamcut_durations as
 with spread as (
@@ -211,30 +311,105 @@ group by ranked.type, ranked.provider;
 comment on view dreamcut_durations is
     'Durations of jobs completed in the last 24 hours by type and provider; percentiles are good to 9 %.';
 
--- The manifest's own counters only: no job is read. History is the mean of the manifests that were finished
--- last.
-create or replace view dreamcut_manifest_progress as
-with history as (
-    select avg(done.processing_time_ms)::bigint as mean_ms
-    from (
-        select manifest.processing_time_ms from dreamcut_production_manifest manifest
-        where manifest.status = 'done'
-        order by manifest.completed_at desc limit 50
-    ) done
-)
-select manifest.id, manifest.status, manifest.created_at, manifest.started_at,
-    manifest.total_jobs as jobs, manifest.open_jobs,
-    case when manifest.total_jobs = 0 then 0
-         else round(100.0 * (manifest.total_jobs - manifest.open_jobs) / manifest.total_jobs, 1)
-    end as percent,
-    (extract(epoch from now() - manifest.started_at) * 1000)::bigint as elapsed_ms,
-    (history.mean_ms * manifest.open_jobs::numeric / nullif(manifest.total_jobs, 0))::bigint as time_left_ms
+comment on column dreamcut_durations.type is 'Job type.';
+comment on column dreamcut_durations.provider is 'The provider that the result names; empty if none.';
+comment on column dreamcut_durations.jobs is 'Completed jobs.';
+comment on column dreamcut_durations.mean_ms is 'Mean duration, in milliseconds, from the claim to the end.';
+comment on column dreamcut_durations.p50_ms is 'Half of the jobs took no longer; good to 9 %.';
+comment on column dreamcut_durations.p90_ms is '90 % took no longer.';
+comment on column dreamcut_durations.p95_ms is '95 % took no longer.';
+comment on column dreamcut_durations.p99_ms is '99 % took no longer.';
+
+-- Every manifest, from its own counters: no job is read but the running ones. After an UPDATE of a job's status by hand
+-- the counters may be off until dreamcut_reconcile finds something to mend; they are held to what is possible.
+-- Percent: of the jobs, those that were completed; 100 when the manifest is done, also where it could do without some
+-- that failed. Failed and cancelled jobs do not count: they bring the film no nearer, a failed manifest would show
+-- 100, and a retry would turn the progress back.
+-- Time left: the share of open jobs of what the last 50 finished manifests took; before there is one, of its own
+-- pace. dreamcut_time_left is better, and costs a look at the manifest's jobs.
+-- All manifests are asked for in a moment, so what is the same for nearly all of them is decided by whole numbers:
+-- text and numeric take several times as long.
+create or replace view dreamcut_production_progress as
+select manifest.id as manifest_id, manifest.user_id, manifest.status, manifest.created_at, manifest.started_at,
+    manifest.completed_at, manifest.processing_time_ms, manifest.output_url, manifest.error_message,
+    manifest.total_jobs,
+    case when running.jobs is null then manifest.open_jobs
+         else manifest.open_jobs - least(running.jobs, manifest.open_jobs)::int end as pending_jobs,
+    case when running.jobs is null then 0
+         else least(running.jobs, manifest.open_jobs)::int end as processing_jobs,
+    manifest.completed_jobs, manifest.failed_jobs, manifest.cancelled_jobs,
+    case when manifest.completed_jobs >= manifest.total_jobs and manifest.total_jobs > 0 then 100
+         when manifest.status = 'done' then 100
+         when manifest.total_jobs = 0 then 0
+         else (2000::bigint * manifest.completed_jobs + manifest.total_jobs) / (2 * manifest.total_jobs) * 0.1
+    end as progress_percent,
+    case when manifest.open_jobs = 0 then case when manifest.total_jobs > 0 then 0 end
+         else coalesce(
+             (
+                 select avg(done.processing_time_ms)::double precision
+                 from (
+                     select past.processing_time_ms from dreamcut_production_manifest past
+                     where past.status = 'done'
+                     order by past.completed_at desc limit 50
+                 ) done
+             ) * least(manifest.open_jobs, manifest.total_jobs) / nullif(manifest.total_jobs, 0),
+             extract(epoch from now() - manifest.started_at)::double precision * 1000 * manifest.open_jobs
+                 / nullif(manifest.completed_jobs + manifest.failed_jobs + manifest.cancelled_jobs, 0)
+         )::bigint
+    end as time_left_ms
 from dreamcut_production_manifest manifest
-cross join history
-where manifest.status = 'rendering';
+left join (
+    select job.manifest_id, count(*) as jobs
+    from dreamcut_running_jobs job
+    where job.manifest_id is not null
+    group by job.manifest_id
+) running on running.manifest_id = manifest.id;
+
+comment on view dreamcut_production_progress is
+    'Each manifest with its jobs by status, percent completed and a rough time left.';
+
+comment on column dreamcut_production_progress.manifest_id is 'The manifest''s uuid.';
+comment on column dreamcut_production_progress.user_id is 'Whose it is.';
+comment on column dreamcut_production_progress.status is 'planning, ready_to_dispatch, rendering, done or failed.';
+comment on column dreamcut_production_progress.created_at is 'When it was inserted.';
+comment on column dreamcut_production_progress.started_at is 'When its first job was claimed.';
+comment on column dreamcut_production_progress.completed_at is 'When its last job ended.';
+comment on column dreamcut_production_progress.processing_time_ms is
+    'From started_at to completed_at, in milliseconds.';
+comment on column dreamcut_production_progress.output_url is 'The finished video.';
+comment on column dreamcut_production_progress.error_message is 'The first error of a failed manifest.';
+comment on column dreamcut_production_progress.total_jobs is 'Its jobs, archived ones included.';
+comment on column dreamcut_production_progress.pending_jobs is 'Jobs that have not begun: ready, delayed or blocked.';
+comment on column dreamcut_production_progress.processing_jobs is 'Jobs that workers run (see dreamcut_running_jobs).';
+comment on column dreamcut_production_progress.completed_jobs is 'Jobs completed.';
+comment on column dreamcut_production_progress.failed_jobs is 'Jobs that failed for good.';
+comment on column dreamcut_production_progress.cancelled_jobs is
+    'Jobs cancelled, also because one that they need failed.';
+comment on column dreamcut_production_progress.progress_percent is
+    'Share of completed jobs, 0 to 100; 100 when the manifest is done.';
+comment on column dreamcut_production_progress.time_left_ms is
+    'Rough time left in milliseconds, from the last 50 finished manifests; null: nothing to estimate it from.';
+
+create or replace view dreamcut_manifest_progress as
+select progress.manifest_id as id, progress.status, progress.created_at, progress.started_at,
+    progress.total_jobs as jobs, progress.pending_jobs + progress.processing_jobs as open_jobs,
+    progress.progress_percent as percent,
+    (extract(epoch from now() - progress.started_at) * 1000)::bigint as elapsed_ms, progress.time_left_ms
+from dreamcut_production_progress progress
+where progress.status = 'rendering';
 
 comment on view dreamcut_manifest_progress is
-    'Manifests under way, with percent done and a rough time left (from the last 50 finished manifests).';
+    'Manifests under way, with percent completed and a rough time left (as in dreamcut_production_progress).';
+
+comment on column dreamcut_manifest_progress.id is 'The manifest''s uuid.';
+comment on column dreamcut_manifest_progress.status is 'Always rendering.';
+comment on column dreamcut_manifest_progress.created_at is 'When it was inserted.';
+comment on column dreamcut_manifest_progress.started_at is 'When its first job was claimed.';
+comment on column dreamcut_manifest_progress.jobs is 'Its jobs.';
+comment on column dreamcut_manifest_progress.open_jobs is 'Jobs that have not ended.';
+comment on column dreamcut_manifest_progress.percent is 'As progress_percent of dreamcut_production_progress.';
+comment on column dreamcut_manifest_progress.elapsed_ms is 'Milliseconds since started_at.';
+comment on column dreamcut_manifest_progress.time_left_ms is 'As in dreamcut_production_progress.';
 
 -- What the time left of a manifest is estimated from: each type's mean duration in the last 24 hours and its live
 -- slots. A function, so that a list of manifests asks once.
@@ -258,44 +433,22 @@ begin
     ) served on served.type = history.type;
 end $$;
 
--- One manifest in full: `where manifest_id = ...`, or the newest few: `order by created_at desc limit 50`.
--- Time left: what can run now runs side by side, in waves as wide as the live slots; what is blocked comes
--- after it, type by type.
-create or replace view dreamcut_production_progress as
-select manifest.id as manifest_id, manifest.user_id, manifest.status, manifest.created_at, manifest.started_at,
-    manifest.completed_at, manifest.processing_time_ms, manifest.output_url, manifest.error_message,
-    jobs.total_jobs, jobs.pending_jobs, jobs.processing_jobs, jobs.completed_jobs, jobs.failed_jobs,
-    jobs.cancelled_jobs,
-    case when manifest.status = 'done' then 100
-         when jobs.total_jobs = 0 then 0
-         else round(100.0 * jobs.completed_jobs / jobs.total_jobs, 1)
-    end as progress_percent,
-    case when manifest.status in ('done', 'failed') then 0 else jobs.time_left_ms end as time_left_ms
-from dreamcut_production_manifest manifest
-cross join lateral (
-    select
-        coalesce(sum(lane.jobs), 0)::bigint as total_jobs,
-        coalesce(sum(lane.jobs) filter (where lane.status = 'pending'), 0)::bigint as pending_jobs,
-        coalesce(sum(lane.jobs) filter (where lane.status = 'processing'), 0)::bigint as processing_jobs,
-        coalesce(sum(lane.jobs) filter (where lane.status = 'completed'), 0)::bigint as completed_jobs,
-        coalesce(sum(lane.jobs) filter (where lane.status = 'failed'), 0)::bigint as failed_jobs,
-        coalesce(sum(lane.jobs) filter (where lane.status = 'cancelled'), 0)::bigint as cancelled_jobs,
-        (coalesce(max(lane.work_ms) filter (where not lane.blocked), 0)
-            + coalesce(sum(lane.work_ms) filter (where lane.blocked), 0))::bigint as time_left_ms
+-- The time left of one manifest, from its jobs: what can run now runs side by side, in waves as wide as the live
+-- slots; what is blocked comes after it, type by type. Null if no type of it has a history.
+create or replace function dreamcut_time_left(p_manifest uuid) returns bigint
+language sql stable set search_path = public, pg_temp as $$
+    select (coalesce(max(lane.work_ms) filter (where not lane.blocked), 0)
+        + coalesce(sum(lane.work_ms) filter (where lane.blocked), 0))::bigint
     from (
-        select job.status, job.type, job.unmet_dependencies > 0 as blocked, count(*) as jobs,
-            case when job.status in ('pending', 'processing')
-                 then ceil(count(*)::numeric / greatest(history.slots, 1)) * history.mean_ms
-            end as work_ms
+        select job.unmet_dependencies > 0 as blocked,
+            ceil(count(*)::numeric / greatest(history.slots, 1)) * history.mean_ms as work_ms
         from dreamcut_jobs job
-        left join dreamcut_type_history() history on history.type = job.type
-        where job.manifest_id = manifest.id
-        group by job.status, job.type, job.unmet_dependencies > 0, history.slots, history.mean_ms
+        join dreamcut_type_history() history on history.type = job.type
+        where job.manifest_id = p_manifest and job.status in ('pending', 'processing')
+        group by job.type, job.unmet_dependencies > 0, history.slots, history.mean_ms
     ) lane
-) jobs;
-
-comment on view dreamcut_production_progress is
-    'Each manifest with its jobs by status, percent completed and time left, estimated from the last 24 hours. Ask for one, or for the newest few.';
+    having count(*) > 0
+$$;
 
 create or replace view dreamcut_worker_states as
 select worker.id, worker.host, worker.pid, worker.version, worker.types, worker.slots,
@@ -307,6 +460,20 @@ from dreamcut_workers worker;
 
 comment on view dreamcut_worker_states is
     'Incarnations of workers: live, draining, silent (its lease ran out), lost or stopped. A day of ended ones is kept.';
+
+comment on column dreamcut_worker_states.id is 'The incarnation''s uuid.';
+comment on column dreamcut_worker_states.host is 'Where it runs.';
+comment on column dreamcut_worker_states.pid is 'Its process.';
+comment on column dreamcut_worker_states.version is 'Its release.';
+comment on column dreamcut_worker_states.types is 'Job types that it serves.';
+comment on column dreamcut_worker_states.slots is 'Jobs at a time, beside types.';
+comment on column dreamcut_worker_states.state is 'live, draining, silent (its lease ran out), lost or stopped.';
+comment on column dreamcut_worker_states.active_jobs is 'Jobs that it ran at its last heartbeat.';
+comment on column dreamcut_worker_states.total_slots is 'The sum of slots.';
+comment on column dreamcut_worker_states.started_at is 'When it registered.';
+comment on column dreamcut_worker_states.heartbeat_at is 'Its last heartbeat.';
+comment on column dreamcut_worker_states.heartbeat_age is 'How long ago that was.';
+comment on column dreamcut_worker_states.lease_expires_at is 'When others may take over its jobs.';
 
 create or replace view dreamcut_worker_metrics as
 with outcome as (
@@ -326,6 +493,17 @@ from dreamcut_queue_depth depth
 left join outcome on outcome.type = depth.type;
 
 comment on view dreamcut_worker_metrics is 'Each job type: workers, slots, open jobs, and the outcomes of the last 24 hours.';
+
+comment on column dreamcut_worker_metrics.worker_type is 'Job type.';
+comment on column dreamcut_worker_metrics.active_workers is 'Live workers that list the type.';
+comment on column dreamcut_worker_metrics.max_concurrent_jobs is
+    'Jobs of the type that they run at a time, all together.';
+comment on column dreamcut_worker_metrics.active_jobs is 'Jobs that workers run (see dreamcut_running_jobs).';
+comment on column dreamcut_worker_metrics.pending_jobs is 'Jobs that have not begun: ready, delayed or blocked.';
+comment on column dreamcut_worker_metrics.completed_24h is 'Jobs completed in the last 24 hours.';
+comment on column dreamcut_worker_metrics.failed_24h is 'Jobs that failed for good in the last 24 hours.';
+comment on column dreamcut_worker_metrics.avg_processing_time_ms is
+    'Mean duration of those completed, in milliseconds.';
 
 create or replace view dreamcut_job_metrics as
 with open as (
@@ -347,15 +525,14 @@ select over.type, over.status, over.jobs::bigint, (over.run_ms / nullif(over.job
 comment on view dreamcut_job_metrics is
     'Jobs by type and status: open ones now, ended ones of the last 24 hours with their mean duration.';
 
-create or replace view dreamcut_daily_spend as
-select date_trunc('day', seen.since at time zone 'UTC')::date as day, seen.provider,
-    sum(seen.calls) as calls, sum(seen.cost_usd) as cost_usd, sum(seen.unpriced) as unpriced_calls
-from dreamcut_call_outcomes seen
-group by 1, 2;
+comment on column dreamcut_job_metrics.type is 'Job type.';
+comment on column dreamcut_job_metrics.status is
+    'pending or processing: now. completed, failed or cancelled: in the last 24 hours.';
+comment on column dreamcut_job_metrics.job_count is 'How many.';
+comment on column dreamcut_job_metrics.avg_processing_time_ms is
+    'Mean duration of those that ended, in milliseconds; null for open ones.';
 
-comment on view dreamcut_daily_spend is
-    'US dollars by day (UTC) and provider for the last 90 days; a call without a reported cost counts with its estimate.';
-
+-- dreamcut_provider_states (65_money_views.sql) for every provider that has been called lately, with its calls.
 create or replace view dreamcut_provider_health as
 with spread as (
     select seen.provider, seen.bucket, sum(seen.calls) as calls, sum(seen.run_ms) as run_ms,
@@ -381,38 +558,59 @@ with spread as (
     from dreamcut_provider_calls call
     where call.status in ('intent', 'submitted')
     group by call.provider
-), spent as (
-    select spend.provider, sum(spend.cost_usd) as cost_usd
-    from dreamcut_daily_spend spend
+), today as (
+    select spend.provider, sum(spend.spent_usd + spend.reserved_usd + spend.uncertain_usd) as usd
+    from dreamcut_spend_totals spend
     where spend.day = (now() at time zone 'UTC')::date
     group by spend.provider
 ), named as (
     select recent.provider as name from recent
     union select waiting.provider from waiting
-    union select spent.provider from spent
-    union select known.name from dreamcut_providers known
+    union select today.provider from today
+    union select known.name from dreamcut_provider_states known
 )
 select named.name as provider,
-    case when known.paused_until > now() then 'paused'
-         when known.paused_until is not null then 'probing'
-         when known.slowed_at is not null then 'slowed'
+    case when known.state <> 'ok' then known.state
          when recent.failed > recent.succeeded then 'failing'
          else 'ok'
     end as state,
-    known.paused_until, known.pause_reason, known.pause_class, known.paused_by, known.max_concurrent,
-    known.max_per_minute, known.daily_limit_usd, known.slowed_to,
+    known.paused_until, known.is_paused_until_resumed, known.pause_reason, known.pause_class, known.paused_by,
+    known.max_concurrent, known.max_per_minute, known.daily_limit_usd, known.slowed_to,
     coalesce(waiting.calls, 0) as open_calls,
     coalesce(recent.calls, 0)::bigint as calls_1h, coalesce(recent.succeeded, 0)::bigint as succeeded_1h,
     coalesce(recent.failed, 0)::bigint as failed_1h, recent.mean_ms, recent.p50_ms, recent.p95_ms,
-    coalesce(spent.cost_usd, 0) as spent_today_usd
+    coalesce(today.usd, 0) as spent_today_usd
 from named
-left join dreamcut_providers known on known.name = named.name
+left join dreamcut_provider_states known on known.name = named.name
 left join recent on recent.provider = named.name
 left join waiting on waiting.provider = named.name
-left join spent on spent.provider = named.name;
+left join today on today.provider = named.name;
 
 comment on view dreamcut_provider_health is
     'Each provider: whether it is paused or slowed down, its limits, calls under way, and calls of the last hour.';
+
+comment on column dreamcut_provider_health.provider is 'The provider''s name.';
+comment on column dreamcut_provider_health.state is
+    'paused, probing, slowed (see dreamcut_provider_states), failing (more failures than successes in an hour) or ok.';
+comment on column dreamcut_provider_health.paused_until is
+    'Until when it is paused; null also where somebody has to resume it.';
+comment on column dreamcut_provider_health.is_paused_until_resumed is 'Paused until somebody resumes it.';
+comment on column dreamcut_provider_health.pause_reason is 'Why it is paused.';
+comment on column dreamcut_provider_health.pause_class is 'The class of error that paused it; null: a person.';
+comment on column dreamcut_provider_health.paused_by is 'Who paused it.';
+comment on column dreamcut_provider_health.max_concurrent is 'Limit: calls at a time; null: none.';
+comment on column dreamcut_provider_health.max_per_minute is 'Limit: calls begun within a minute.';
+comment on column dreamcut_provider_health.daily_limit_usd is 'Limit: US dollars in a day (UTC).';
+comment on column dreamcut_provider_health.slowed_to is 'Calls at a time when it was slowed down.';
+comment on column dreamcut_provider_health.open_calls is 'Calls under way.';
+comment on column dreamcut_provider_health.calls_1h is 'Calls that ended in the last hour.';
+comment on column dreamcut_provider_health.succeeded_1h is 'Those that succeeded.';
+comment on column dreamcut_provider_health.failed_1h is 'Those that failed, or whose outcome is not known.';
+comment on column dreamcut_provider_health.mean_ms is 'Mean duration of a call, in milliseconds.';
+comment on column dreamcut_provider_health.p50_ms is 'Half of the successful calls took no longer.';
+comment on column dreamcut_provider_health.p95_ms is '95 % of them took no longer.';
+comment on column dreamcut_provider_health.spent_today_usd is
+    'As today_usd of dreamcut_provider_states: what counts against the daily limit.';
 
 do $$
 declare

@@ -93,6 +93,9 @@ declare
     v_window constant int := p_limit * 20;
     v_manifests uuid[];
     v_totals int[];
+    v_completed int[];
+    v_failed int[];
+    v_cancelled int[];
     v_jobs uuid[];
     v_ends timestamptz[];
     v_last text;
@@ -105,11 +108,13 @@ begin
         return;
     end if;
 
-    select array_agg(due.id), array_agg(due.total_jobs), count(*) >= p_limit
-    into v_manifests, v_totals, more
+    select array_agg(due.id), array_agg(due.total_jobs), array_agg(due.completed_jobs), array_agg(due.failed_jobs),
+        array_agg(due.cancelled_jobs), count(*) >= p_limit
+    into v_manifests, v_totals, v_completed, v_failed, v_cancelled, more
     from unnest(array['done', 'failed'], array[p_after, p_failed_after]) as lane (status, after)
     cross join lateral (
-        select manifest.id, manifest.total_jobs
+        select manifest.id, manifest.total_jobs, manifest.completed_jobs, manifest.failed_jobs,
+            manifest.cancelled_jobs
         from dreamcut_production_manifest manifest
         where manifest.status = lane.status
             and manifest.completed_at < now() - lane.after
@@ -138,10 +143,15 @@ begin
         if v_jobs is not null then
             jobs := dreamcut_move_jobs(v_jobs, v_ends);
         end if;
-        -- total_jobs goes on saying how many there were; deleting the jobs has counted it down.
+        -- The counts go on saying how many there were; deleting the jobs has counted them down.
         update dreamcut_production_manifest manifest
-        set archived_at = now(), total_jobs = before.jobs
-        from unnest(v_manifests, v_totals) as before (id, jobs)
+        set archived_at = now(),
+            total_jobs = before.jobs,
+            completed_jobs = before.completed,
+            failed_jobs = before.failed,
+            cancelled_jobs = before.cancelled
+        from unnest(v_manifests, v_totals, v_completed, v_failed, v_cancelled)
+            as before (id, jobs, completed, failed, cancelled)
         where manifest.id = before.id;
     end if;
 

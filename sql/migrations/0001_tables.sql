@@ -130,10 +130,15 @@ create table dreamcut_job_dependencies (
     job          uuid not null references dreamcut_jobs (id) on delete cascade,
     manifest_id  uuid not null,
     depends_on   text not null,
+    cause        uuid,                          -- the job of that name; null while there is none
     primary key (job, depends_on)
 );
 
 create index dreamcut_job_dependencies_on_idx on dreamcut_job_dependencies (manifest_id, depends_on);
+
+-- Waits for jobs that do not exist: nearly always none, so nobody has to look for them among those that go on.
+create index dreamcut_job_dependencies_missing_idx on dreamcut_job_dependencies (manifest_id, depends_on)
+    where cause is null;
 
 -- One row for each incarnation of a worker. The lease of every job that it runs is the lease of this row.
 create table dreamcut_workers (

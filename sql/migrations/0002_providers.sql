@@ -61,6 +61,10 @@ create index dreamcut_provider_calls_open_idx on dreamcut_provider_calls (provid
 -- What began within the last minute, or today.
 create index dreamcut_provider_calls_begun_idx on dreamcut_provider_calls (provider, created_at);
 
+-- Calls of unknown outcome: a few in the whole ledger, which people look up.
+create index dreamcut_provider_calls_unknown_idx on dreamcut_provider_calls (created_at)
+    where status = 'unknown';
+
 -- What has been made before.
 create index dreamcut_provider_calls_made_idx on dreamcut_provider_calls (request_hash)
     where status = 'succeeded';

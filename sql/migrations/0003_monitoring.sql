@@ -30,7 +30,9 @@ create table dreamcut_job_stats (
     primary key (since, minutes, type, provider, outcome, error_class, bucket),
     constraint dreamcut_job_stats_minutes_check check (minutes in (1, 60)),
     constraint dreamcut_job_stats_outcome_check check (outcome in ('completed', 'retried', 'failed', 'cancelled'))
-);
+)
+-- Every hour the minutes of an hour go, sixty rows for one that stays: the views read the range that they leave.
+with (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.02);
 
 -- Calls to providers that have ended, by minute and later by hour. dreamcut_roll_up reads them off their index.
 create table dreamcut_call_stats (
@@ -46,7 +48,37 @@ create table dreamcut_call_stats (
     unpriced  int not null,                     -- calls with neither
     primary key (since, minutes, provider, endpoint, status, bucket),
     constraint dreamcut_call_stats_minutes_check check (minutes in (1, 60))
-);
+)
+with (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.02);  -- as dreamcut_job_stats
+
+-- What ended calls cost, for good: by the day (UTC) on which they began. A few rows for each day.
+create table dreamcut_spend_stats (
+    day            date not null,
+    provider       text not null,
+    endpoint       text not null,
+    type           text not null,
+    calls          bigint not null,
+    spent_usd      numeric not null,
+    uncertain_usd  numeric not null,
+    saved_usd      numeric not null,
+    unpriced       bigint not null,             -- calls whose price nobody knows
+    primary key (day, provider, endpoint, type)
+)
+-- The rows of today change once a minute; with free room on their page those updates are HOT.
+with (fillfactor = 70, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0.05);
+
+-- The same by manifest. Not columns of the manifest, because the end of a call would then wait for its lock.
+create table dreamcut_manifest_spend (
+    manifest_id    uuid primary key,            -- all zeros: jobs without a manifest
+    calls          bigint not null,
+    spent_usd      numeric not null,
+    uncertain_usd  numeric not null,
+    saved_usd      numeric not null,
+    unpriced       bigint not null,
+    unknown        bigint not null              -- calls of unknown outcome
+)
+-- A row changes in each minute in which calls of its manifest end, and never again once that is over.
+with (fillfactor = 80, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0.02);
 
 -- Up to when provider calls have been added up.
 create table dreamcut_stats_position (
@@ -73,13 +105,29 @@ alter index dreamcut_jobs_delayed_new_idx rename to dreamcut_jobs_delayed_idx;
 -- What a worker held at its last heartbeat: finds running jobs without an index that every claim would pay for.
 alter table dreamcut_workers add column held uuid[] not null default '{}';
 
--- How many jobs a manifest has; with open_jobs its progress.
-alter table dreamcut_production_manifest add column total_jobs int not null default 0;
+-- How many jobs a manifest has, and how they ended: with open_jobs its progress. They change together with
+-- open_jobs, in the same HOT update, so that no view counts jobs.
+alter table dreamcut_production_manifest
+    add column total_jobs int not null default 0,
+    add column completed_jobs int not null default 0,
+    add column failed_jobs int not null default 0,
+    add column cancelled_jobs int not null default 0,
+    add constraint dreamcut_production_manifest_jobs_check
+        check (least(total_jobs, completed_jobs, failed_jobs, cancelled_jobs) >= 0);
 
 update dreamcut_production_manifest manifest
-set total_jobs = counted.jobs
+set total_jobs = counted.jobs,
+    completed_jobs = counted.completed,
+    failed_jobs = counted.failed,
+    cancelled_jobs = counted.cancelled
 from (
-    select job.manifest_id, count(*) as jobs from dreamcut_jobs job where job.manifest_id is not null group by 1
+    select job.manifest_id, count(*) as jobs,
+        count(*) filter (where job.status = 'completed') as completed,
+        count(*) filter (where job.status = 'failed') as failed,
+        count(*) filter (where job.status = 'cancelled') as cancelled
+    from dreamcut_jobs job
+    where job.manifest_id is not null
+    group by 1
 ) counted
 where manifest.id = counted.manifest_id;
 
@@ -92,4 +140,6 @@ create index dreamcut_production_manifest_done_idx on dreamcut_production_manife
 comment on table dreamcut_job_stats_log is 'Outcomes of jobs not yet added up; emptied once a minute.';
 comment on table dreamcut_job_stats is 'Outcomes and durations of jobs by minute, later by hour.';
 comment on table dreamcut_call_stats is 'Ended provider calls, durations and cost by minute, later by hour.';
+comment on table dreamcut_spend_stats is 'What ended provider calls cost, by day, endpoint and job type.';
+comment on table dreamcut_manifest_spend is 'What ended provider calls cost, by manifest.';
 comment on table dreamcut_stats_position is 'Up to when provider calls have been added up.';

@@ -1,4 +1,5 @@
 -- Limits that an operator may change while everything runs: `update dreamcut_limits set value = ...`.
+-- A handful of rows that people change: autovacuum's defaults are right for it.
 
 create table dreamcut_limits (
     name        text primary key,

@@ -10,6 +10,7 @@ alter table dreamcut_workers
 
 -- How many jobs at a time each worker process runs, where that is not what it was started with. It holds for
 -- workers that start later, too. A type's own number wins over the profile; without a row nothing is changed.
+-- A row for each type at most, changed by people: autovacuum's defaults are right for it.
 create table dreamcut_scaling (
     type        text primary key,               -- '*': the profile of all types without a row of their own
     slots       int,                            -- 0: the type is left alone

@@ -45,7 +45,9 @@ create table dreamcut_archive_position (
 insert into dreamcut_archive_position default values;
 
 -- Autovacuum, table by table. Its defaults wait until a fifth of a table is dead, which suits no queue: what is
--- dead is at the front of every index range that a claim or a view reads.
+-- dead is at the front of every index range that a claim or a view reads. The tables of 0001 to 0003 that changed
+-- from the first day have their settings there: jobs, workers, providers, and what monitoring adds up. Tables of a
+-- few rows that people change (limits, scaling, endpoint limits, positions) keep the defaults.
 
 -- Written at most three times (intent, request id, outcome) and never again, but it only grows: a fifth of a
 -- ledger of years is far too much to wait for. New rows alone also call for a vacuum, which keeps the

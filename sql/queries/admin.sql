@@ -131,26 +131,16 @@ where call.job = @id::uuid
 order by call.created_at, call.step;
 
 -- name: list_manifests :many
--- Manifests, newest first, with the progress of their jobs.
+-- Manifests, newest first, with the progress of their jobs; those in the archive included.
 select manifest.id, manifest.status, manifest.created_at, manifest.completed_at, manifest.processing_time_ms,
     manifest.output_url, manifest.error_message,
     manifest.manifest_json -> 'metadata' ->> 'title' as title,
-    jobs.total as jobs, jobs.completed, jobs.failed
-from (
-    select whole.*
-    from dreamcut_production_manifest whole
-    where @status::text is null or whole.status = @status::text
-    order by whole.created_at desc, whole.id
-    limit @limit::int
-) manifest
-cross join lateral (
-    select count(*) as total,
-        count(*) filter (where job.status = 'completed') as completed,
-        count(*) filter (where job.status in ('failed', 'cancelled')) as failed
-    from dreamcut_jobs job
-    where job.manifest_id = manifest.id
-) jobs
-order by manifest.created_at desc, manifest.id;
+    manifest.total_jobs as jobs, manifest.completed_jobs as completed,
+    manifest.failed_jobs + manifest.cancelled_jobs as failed
+from dreamcut_production_manifest manifest
+where @status::text is null or manifest.status = @status::text
+order by manifest.created_at desc, manifest.id
+limit @limit::int;
 
 -- name: show_manifest :one
 select manifest.id, manifest.user_id, manifest.status, manifest.validation_errors, manifest.error_message,

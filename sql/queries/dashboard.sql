@@ -42,7 +42,7 @@ select type, provider, jobs, mean_ms, p50_ms, p95_ms, p99_ms from dreamcut_durat
 select type, slots, mean_ms from dreamcut_type_history();
 
 -- name: board_providers :many
-select provider, state, nullif(paused_until, 'infinity') as paused_until, paused_until = 'infinity' as until_resumed,
+select provider, state, paused_until, is_paused_until_resumed as until_resumed,
     pause_reason, pause_class, paused_by, max_concurrent,
     max_per_minute, daily_limit_usd, slowed_to, open_calls, calls_1h, succeeded_1h, failed_1h, mean_ms, p50_ms,
     p95_ms, spent_today_usd
@@ -51,12 +51,13 @@ order by provider;
 
 -- name: board_spend :many
 -- The last 14 days, days without a call included.
-select slot.day::date as day, coalesce(sum(spend.cost_usd), 0) as cost_usd, coalesce(sum(spend.calls), 0)::bigint as calls
+-- What calls cost and may have cost, by the day on which they began.
+select slot.day::date as day, coalesce(spend.spent_usd + spend.uncertain_usd, 0) as cost_usd,
+    coalesce(spend.calls, 0) as calls
 from generate_series(
     (now() at time zone 'UTC')::date - 13, (now() at time zone 'UTC')::date, interval '1 day'
 ) as slot (day)
-left join dreamcut_daily_spend spend on spend.day = slot.day::date
-group by slot.day
+left join dreamcut_spend_by_day spend on spend.day = slot.day::date
 order by slot.day;
 
 -- name: board_workers :many
@@ -83,16 +84,13 @@ limit 20;
 
 -- name: board_manifests :many
 -- Manifests, newest first, those after one of them: manifests that were submitted together share their time, so its id
--- counts as well. Jobs are read for those on the page only; those of an archived one are in the archive.
+-- counts as well. The time left is looked up in the jobs of those on the page that run.
 select progress.manifest_id as id, progress.status, progress.created_at, progress.started_at,
     progress.completed_at, progress.processing_time_ms, progress.output_url, progress.error_message,
-    coalesce(old.total, progress.total_jobs) as total_jobs,
-    coalesce(old.pending, progress.pending_jobs) as pending_jobs,
-    coalesce(old.processing, progress.processing_jobs) as processing_jobs,
-    coalesce(old.completed, progress.completed_jobs) as completed_jobs,
-    coalesce(old.failed, progress.failed_jobs) as failed_jobs,
-    coalesce(old.cancelled, progress.cancelled_jobs) as cancelled_jobs,
-    coalesce(old.percent, progress.progress_percent) as progress_percent, progress.time_left_ms,
+    progress.total_jobs, progress.pending_jobs, progress.processing_jobs, progress.completed_jobs,
+    progress.failed_jobs, progress.cancelled_jobs, progress.progress_percent,
+    case when progress.status in ('done', 'failed') then 0
+         else coalesce(dreamcut_time_left(progress.manifest_id), progress.time_left_ms) end as time_left_ms,
     whole.archived_at, whole.manifest_json -> 'metadata' ->> 'title' as title,
     (extract(epoch from now() - progress.started_at) * 1000)::bigint as elapsed_ms
 from (
@@ -107,53 +105,20 @@ from (
     limit @limit::int
 ) whole
 join dreamcut_production_progress progress on progress.manifest_id = whole.id
-left join lateral (
-    select count(*) as total, count(*) filter (where job.status = 'pending') as pending,
-        count(*) filter (where job.status = 'processing') as processing,
-        count(*) filter (where job.status = 'completed') as completed,
-        count(*) filter (where job.status = 'failed') as failed,
-        count(*) filter (where job.status = 'cancelled') as cancelled,
-        case when progress.status = 'done' then 100
-             else coalesce(round(100.0 * count(*) filter (where job.status = 'completed') / nullif(count(*), 0), 1), 0)
-        end as percent
-    from (
-        select archived.status from dreamcut_archived_jobs archived where archived.manifest_id = whole.id
-        union all
-        select late.status from dreamcut_jobs late where late.manifest_id = whole.id
-    ) job
-) old on whole.archived_at is not null
 order by progress.created_at desc, progress.manifest_id desc;
 
 -- name: board_manifest :one
 -- As board_manifests.
 select progress.manifest_id as id, progress.user_id, progress.status, progress.created_at, progress.started_at,
     progress.completed_at, progress.processing_time_ms, progress.output_url, progress.error_message,
-    coalesce(old.total, progress.total_jobs) as total_jobs,
-    coalesce(old.pending, progress.pending_jobs) as pending_jobs,
-    coalesce(old.processing, progress.processing_jobs) as processing_jobs,
-    coalesce(old.completed, progress.completed_jobs) as completed_jobs,
-    coalesce(old.failed, progress.failed_jobs) as failed_jobs,
-    coalesce(old.cancelled, progress.cancelled_jobs) as cancelled_jobs,
-    coalesce(old.percent, progress.progress_percent) as progress_percent, progress.time_left_ms,
+    progress.total_jobs, progress.pending_jobs, progress.processing_jobs, progress.completed_jobs,
+    progress.failed_jobs, progress.cancelled_jobs, progress.progress_percent,
+    case when progress.status in ('done', 'failed') then 0
+         else coalesce(dreamcut_time_left(progress.manifest_id), progress.time_left_ms) end as time_left_ms,
     (extract(epoch from now() - progress.started_at) * 1000)::bigint as elapsed_ms,
     manifest.archived_at, manifest.manifest_json -> 'metadata' as metadata, manifest.validation_errors
 from dreamcut_production_progress progress
 join dreamcut_production_manifest manifest on manifest.id = progress.manifest_id
-left join lateral (
-    select count(*) as total, count(*) filter (where job.status = 'pending') as pending,
-        count(*) filter (where job.status = 'processing') as processing,
-        count(*) filter (where job.status = 'completed') as completed,
-        count(*) filter (where job.status = 'failed') as failed,
-        count(*) filter (where job.status = 'cancelled') as cancelled,
-        case when manifest.status = 'done' then 100
-             else coalesce(round(100.0 * count(*) filter (where job.status = 'completed') / nullif(count(*), 0), 1), 0)
-        end as percent
-    from (
-        select archived.status from dreamcut_archived_jobs archived where archived.manifest_id = manifest.id
-        union all
-        select late.status from dreamcut_jobs late where late.manifest_id = manifest.id
-    ) job
-) old on manifest.archived_at is not null
 where progress.manifest_id = @id::uuid;
 
 -- name: board_manifest_jobs :many

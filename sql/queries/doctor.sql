@@ -91,7 +91,7 @@ select pg_notify(@channel::text, @payload::text);
 select stuck.code, stuck.type, min(stuck.reason) as reason, count(*) as jobs,
     (array_agg(coalesce(stuck.manifest_id || '/' || stuck.job_id, stuck.id::text)
                order by stuck.created_at, stuck.id))[1] as example
-from dreamcut_stuck_jobs stuck
+from dreamcut_find_stuck_jobs() stuck
 where stuck.code <> 'behind'
 group by stuck.code, stuck.type
 order by 4 desc, 1, 2

@@ -43,8 +43,8 @@ class Model:
     """All jobs. Each method is a function of sql/functions, and returns what that returns."""
 
     jobs: dict[UUID, ModelJob] = field(default_factory=dict)
-    archived: dict[UUID, int] = field(default_factory=dict)
-    """How many jobs of a manifest are in the archive."""
+    archived: dict[UUID, list[str]] = field(default_factory=dict)
+    """The statuses of a manifest's jobs that are in the archive."""
 
     # Looking
 
@@ -61,10 +61,15 @@ class Model:
         if manifest is None:
             return 0
         there = sum(1 for job in self.jobs.values() if job.manifest == manifest)
-        return there + self.archived.get(manifest, 0)
+        return there + len(self.archived.get(manifest, []))
 
     def open_jobs(self, manifest: UUID) -> int:
         return sum(1 for job in self.jobs.values() if job.manifest == manifest and job.status not in ENDED)
+
+    def ended_jobs(self, manifest: UUID) -> dict[str, int]:
+        statuses = [job.status for job in self.jobs.values() if job.manifest == manifest]
+        statuses += self.archived.get(manifest, [])
+        return {status: statuses.count(status) for status in ENDED}
 
     def waiting_for(self, cause: ModelJob) -> Iterator[ModelJob]:
         for job in self.jobs.values():
@@ -158,7 +163,7 @@ class Model:
         }
         for job in [self.jobs.pop(id) for id in gone]:
             if job.manifest is not None:
-                self.archived[job.manifest] = self.archived.get(job.manifest, 0) + 1
+                self.archived.setdefault(job.manifest, []).append(job.status)
         return gone
 
     # What follows

@@ -251,9 +251,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_the_models(self) -> None:
-        for row in self.queue.rows("select id, open_jobs, total_jobs from dreamcut_production_manifest"):
+        for row in self.queue.rows("select * from dreamcut_production_manifest"):
             assert row["open_jobs"] == self.model.open_jobs(row["id"])
-            assert row["total_jobs"] == self.model.total_jobs(row["id"])
+            ended = self.model.ended_jobs(row["id"])
+            assert {status: row[f"{status}_jobs"] for status in ended} == ended
+            assert row["total_jobs"] == row["open_jobs"] + sum(ended.values())
         # A dependency that was dropped, or given up, may be retried while its dependent runs.
         wrong = [row for row in self.queue.inconsistencies() if row["what"] != "runs without a dependency"]
         assert wrong == []

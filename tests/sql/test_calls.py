@@ -118,5 +118,5 @@ def test_the_costs_of_a_manifest(queue: Queue) -> None:
         call = begin(queue, worker, held)
         if status:
             queue.value("select dreamcut_finish_call(%s, %s, %s::numeric, null, null)", call, status, cost)
-    row = queue.row("select * from dreamcut_manifest_costs where manifest_id = %s", manifest)
-    assert (row["calls"], float(row["cost_usd"]), row["open_calls"], row["unknown_calls"]) == (4, 0.75, 1, 1)
+    row = queue.row("select * from dreamcut_spend_by_manifest where manifest_id = %s", manifest)
+    assert (row["calls"], float(row["spent_usd"]), row["open_calls"], row["unknown_calls"]) == (4, 0.75, 1, 1)

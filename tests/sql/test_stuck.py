@@ -77,6 +77,72 @@ def test_a_type_that_no_live_worker_serves(queue: Queue) -> None:
     assert stuck(queue) == {"lonely": "no_worker", "served": "no_worker"}
 
 
+def test_a_type_that_is_scaled_to_zero(queue: Queue) -> None:
+    worker = queue.worker()
+    _, jobs = queue.graph({"first": [], "next": ["first"]})
+    assert stuck(queue) == {}
+    queue.run("select dreamcut_scale_type('work', 0)")
+    found = {"first": "scaled_to_zero", "next": "behind"}
+    assert stuck(queue) == found, "before the worker has heard of it"
+    queue.run("select dreamcut_beat(%s, '1 minute', false, '{}', '{}')", worker)
+    assert queue.value("select slots from dreamcut_workers") == [0]
+    assert stuck(queue) == found
+    assert reason(queue, jobs["first"]) == (
+        "the type work is scaled to 0 slots: `dreamcuts workers scale work --slots N`, or --reset"
+    )
+    queue.expire(worker)
+    assert stuck(queue) == found, "one more worker would not run it either"
+    queue.worker()
+    queue.run("select dreamcut_scale_type('work', null)")
+    assert stuck(queue) == {}
+
+
+def test_a_worker_with_no_slot_for_a_type_does_not_serve_it(queue: Queue) -> None:
+    """As one with ENABLE_WORKERS=false: it is there, and claims nothing."""
+    idle = queue.worker(["work", "other"])
+    queue.run("update dreamcut_workers set slots = '{0,10}' where id = %s", idle)
+    job = queue.add(None, "waits")
+    late = queue.add(None, "late")
+    queue.run("update dreamcut_jobs set next_retry_at = now() - interval '6 minutes' where id = %s", late)
+    queue.add(None, "served", type="other")
+    assert stuck(queue) == {"waits": "no_worker"}, "a claim for another type makes delayed jobs ready"
+    assert reason(queue, job) == (
+        "each live worker that serves the type work has 0 slots for it (or ENABLE_WORKERS=false)"
+    )
+    assert queue.value("select reason from dreamcut_job_states where id = %s", job) == (
+        "no worker serves this type"
+    )
+    queue.run("update dreamcut_workers set slots = '{0,0}' where id = %s", idle)
+    assert stuck(queue) == {"waits": "no_worker", "served": "no_worker", "late": "overdue"}
+    queue.worker()
+    assert stuck(queue) == {"served": "no_worker"}
+
+
+def test_the_view_lists_the_first_of_each_code_and_type(queue: Queue) -> None:
+    queue.run("insert into dreamcut_jobs (type, job_id) select 'a', 'a' || n from generate_series(1, 150) n")
+    queue.run("insert into dreamcut_jobs (type, job_id) select 'b', 'b' || n from generate_series(1, 3) n")
+    queue.run("insert into dreamcut_jobs (type, job_id, priority) values ('a', 'urgent', 9)")
+    found = stuck(queue)
+    assert len(found) == 103 and {"b1", "b2", "b3", "urgent", "a1"} <= found.keys()
+    assert queue.value("select count(*) from dreamcut_find_stuck_jobs()") == 154
+
+
+def test_a_dependency_that_comes_late_or_goes(queue: Queue) -> None:
+    queue.worker()
+    manifest, _ = queue.graph({"waits": ["late"]})
+    assert stuck(queue) == {"waits": "missing_dependency"}
+    late = queue.add(manifest, "late")
+    assert stuck(queue) == {}
+    queue.run("delete from dreamcut_jobs where id = %s", late)
+    assert stuck(queue) == {"waits": "missing_dependency"}
+    again = queue.add(manifest, "late")
+    assert stuck(queue) == {}
+    queue.cancel(again)
+    assert stuck(queue) == {}, "what was cancelled keeps its wait, and waits for nothing"
+    queue.run("delete from dreamcut_jobs where id = %s", again)
+    assert stuck(queue) == {}
+
+
 def test_a_paused_provider(queue: Queue) -> None:
     worker = queue.worker(["gen_image_falai", "other"])
     queue.run("update dreamcut_workers set providers = '{fal,\"\"}' where id = %s", worker)
@@ -111,13 +177,17 @@ def test_a_job_whose_worker_is_gone_and_nobody_is_there_to_take_it(queue: Queue)
     assert stuck(queue) == {"held": "lost_worker", "single": "lost_worker", "next": "behind"}
     other = queue.worker()
     assert stuck(queue) == {}, "the other worker will rescue them"
-    # What no rescue finds any more: only an UPDATE by hand does that.
+    # What no rescue finds any more: only an UPDATE by hand does that. A live worker hands it back even so.
     queue.run("update dreamcut_workers set state = 'stopped' where id = %s", worker)
-    assert stuck(queue) == {"held": "lost_worker", "single": "lost_worker", "next": "behind"}
-    queue.release(jobs["held"], single)
     assert stuck(queue) == {}
-    queue.run("update dreamcut_workers set state = 'live' where id = %s", worker)
-    assert queue.heartbeat(other)["alive"]
+    queue.expire(other)
+    assert stuck(queue) == {"held": "lost_worker", "single": "lost_worker", "next": "behind"}
+    assert "release the job" in reason(queue, single)
+    queue.release(jobs["held"])
+    assert queue.value("select dreamcut_return_strays()") == 1
+    assert stuck(queue) == {"held": "no_worker", "single": "no_worker", "next": "behind"}
+    queue.worker()
+    assert stuck(queue) == {}
     assert queue.states(manifest)["held"] == "ready"
 
 
@@ -131,5 +201,5 @@ def test_a_long_chain_is_looked_through_in_a_moment(queue: Queue) -> None:
         manifest,
     )
     queue.run("set statement_timeout = '20s'")
-    rows = queue.rows("select code, count(*) as jobs from dreamcut_stuck_jobs group by 1 order by 1")
+    rows = queue.rows("select code, count(*) as jobs from dreamcut_find_stuck_jobs() group by 1 order by 1")
     assert {row["code"]: row["jobs"] for row in rows} == {"behind": 299, "missing_dependency": 1}
