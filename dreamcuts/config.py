@@ -61,7 +61,9 @@ class Settings(BaseSettings):
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     log_format: Literal["text", "json"] = Field("text", description="text or json")
-    enable_workers: bool = Field(True, description="false: `dreamcuts work` starts, but claims nothing")
+    enable_workers: bool = Field(
+        True, description="false: `dreamcuts work` starts with no slots and claims nothing"
+    )
     enable_health_check: bool = Field(False, description="Serve /health, /metrics and the dashboard")
     health_check_port: int = Field(8080, ge=0, le=65535, description="Port of the health server")
     health_check_host: str = Field("127.0.0.1", description="Address of the health server; 0.0.0.0 for all")
