@@ -44,6 +44,7 @@ PROBES: dict[str, list[dict[str, Any]]] = {
 }
 """Values of the statements that take some."""
 
+# What failed lies far back, so that looking for it from the newest on would show.
 FILL = """
     alter table dreamcut_jobs disable trigger user;
 
@@ -62,10 +63,12 @@ FILL = """
          attempts, claims, completed_at, processing_time_ms)
     select lpad(to_hex(number), 32, '0')::uuid, lpad(to_hex((number - 1) / 10 + 1), 32, '0')::uuid,
         'job_' || number, (array['tts_elevenlabs', 'gen_image_falai', 'render_shotstack'])[number %% 3 + 1],
-        case when number > %(ended)s then 'pending' when number %% 100 = 0 then 'failed' else 'completed' end,
+        case when number > %(ended)s then 'pending'
+             when number %% 50 = 0 and number < %(ended)s / 2 then 'failed'
+             else 'completed' end,
         5 + number %% 3, case when number > %(ended)s and number %% 3 = 0 then 1 else 0 end,
         case when number > %(ended)s and number %% 3 = 1 then now() + interval '1 day' end,
-        case when number %% 100 = 0 then 'transient' end, 1, 1,
+        case when number %% 50 = 0 and number < %(ended)s / 2 then 'transient' end, 1, 1,
         case when number <= %(ended)s then now() end, case when number <= %(ended)s then 900 end
     from generate_series(1, %(ended)s + %(open)s) as number;
 
