@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     dashboard_token: SecretStr | None = Field(
         None, description="Lets who knows it retry, cancel, pause and resume in the dashboard"
     )
+    dashboard_hosts: str = Field(
+        "", description="Names that the dashboard answers to besides this machine's own, by commas; *: any"
+    )
     max_concurrent_jobs: int | None = Field(None, ge=1, description="Slots per job type")
     retry_delay_ms: int | None = Field(None, ge=0, description="First retry delay, in milliseconds")
 

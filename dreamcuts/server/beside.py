@@ -10,6 +10,7 @@ from dreamcuts.config import Settings
 from dreamcuts.errors import ConfigError
 from dreamcuts.server.app import make_app
 from dreamcuts.server.dashboard import make_dashboard
+from dreamcuts.server.dashboard.hosts import host_names
 from dreamcuts.server.data import Reader
 from dreamcuts.server.metrics import Exposition, Metrics
 from dreamcuts.server.pulse import Pulse
@@ -81,7 +82,9 @@ async def beside_worker(
         settings.storage_dir,
         pulse=pulse,
         metrics=Exposition(metrics, state, reader),
-        dashboard=make_dashboard(reader, token),
+        dashboard=make_dashboard(
+            reader, token, host_names(settings.dashboard_hosts, settings.health_check_host)
+        ),
         lifespan=reader.opened,
     )
     async with pulse.beating(), health_server(app, settings.health_check_host, port) as bound:

@@ -115,7 +115,7 @@ class Metrics:
         self._open[call] = (now, provider, endpoint)
 
     def call_ended(self, job: Job, call: UUID, status: str, cost_usd: float | None) -> None:
-        """Count a call; one that an earlier attempt began has no provider here."""
+        """Count a call; one that an earlier attempt began has no provider here, but the ledger has it."""
         began, provider, endpoint = self._open.pop(call, (None, "resumed", ""))
         self._calls.labels(provider, endpoint, status).inc()
         if began is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from dreamcuts.errors import ConfigError
 
 GRACE_S = 1
 START_DEADLINE_S = 30.0
+NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL)
 
 
 class _Server(uvicorn.Server):
@@ -40,12 +42,19 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serving(app: Starlette, host: str, port: int, *, option: str = "HEALTH_CHECK_PORT") -> Iterator[int]:
+def serving(
+    app: Starlette,
+    host: str,
+    port: int,
+    *,
+    option: str = "HEALTH_CHECK_PORT",
+    host_option: str = "HEALTH_CHECK_HOST",
+) -> Iterator[int]:
     """Serve `app` while the block runs; gives the port (chosen by the OS for 0).
 
-    Raises ConfigError, naming `option`, if the port cannot be had.
+    Raises ConfigError, naming `option` or `host_option`, if it cannot listen there.
     """
-    listener = listen(host, port, option)
+    listener = listen(host, port, option, host_option)
     config = uvicorn.Config(
         app, log_config=None, log_level="critical", access_log=False, timeout_graceful_shutdown=GRACE_S
     )
@@ -80,8 +89,10 @@ async def health_server(
             await anyio.to_thread.run_sync(stack.close)
 
 
-def listen(host: str, port: int, option: str = "HEALTH_CHECK_PORT") -> socket.socket:
-    """A socket that listens. Raises ConfigError, naming `option`, if the port cannot be had."""
+def listen(
+    host: str, port: int, option: str = "HEALTH_CHECK_PORT", host_option: str = "HEALTH_CHECK_HOST"
+) -> socket.socket:
+    """A socket that listens. Raises ConfigError, naming `option` or `host_option`, if it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -92,9 +103,13 @@ def listen(host: str, port: int, option: str = "HEALTH_CHECK_PORT") -> socket.so
         listener.setblocking(False)
     except OSError as error:
         listener.close()
+        way_out = f"Set {option} to a free port"
+        if error.errno == errno.EACCES:
+            way_out = f"Set {option} to a port from 1024 on: those below are the system's"
+        elif isinstance(error, socket.gaierror) or error.errno in NO_SUCH_ADDRESS:
+            way_out = f"Set {host_option} to an address of this machine, e.g. 127.0.0.1, or 0.0.0.0 for all"
         other = ", or ENABLE_HEALTH_CHECK=false" if option == "HEALTH_CHECK_PORT" else ""
         raise ConfigError(
-            f"The server cannot listen on {host}:{port} ({error.strerror or error}). "
-            f"Set {option} to a free port{other}."
+            f"The server cannot listen on {host}:{port} ({error.strerror or error}). {way_out}{other}."
         ) from None
     return listener

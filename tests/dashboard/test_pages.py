@@ -353,6 +353,41 @@ def test_without_the_database_a_page_says_so() -> None:
     assert "The database does not answer" in answer.text and "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/", "/events?page=/", "/static/style.css", "/sign-in"])
+def test_under_a_foreign_name_nothing_is_read(board: str, path: str) -> None:
+    """A page whose name was made to point here (DNS rebinding) sends its own name along."""
+    answer = httpx.get(board + path, headers={"host": "evil.example:8080"}, timeout=20)
+    assert answer.status_code == 403
+    assert "evil.example" in answer.text and "add it to DASHBOARD_HOSTS" in answer.text
+
+
+def test_names_of_this_machine_and_of_the_setting_are_answered(database: str) -> None:
+    settings = Settings.load(database_url=database, dashboard_hosts="Films.example.com, studio-1")
+    with dashboard_server(settings, "127.0.0.1", 0) as address:
+        port = address.split(":")[2].split("/")[0]
+        for name in (
+            f"127.0.0.1:{port}", "localhost", f"[::1]:{port}", "10.1.2.3", f"{socket.gethostname()}:{port}",
+            "films.example.com", "studio-1:443",
+        ):  # fmt: skip
+            answer = httpx.get(f"{address}sign-in", headers={"host": name}, timeout=20)
+            assert "read-only" in answer.text, name
+        for name in ("example.com", "evil.films.example.com", "localhost.evil.example", ""):
+            assert httpx.get(address, headers={"host": name}, timeout=20).status_code in (400, 403), name
+    everybody = Settings.load(database_url=database, dashboard_hosts="*")
+    with dashboard_server(everybody, "127.0.0.1", 0) as address:
+        answer = httpx.get(f"{address}sign-in", headers={"host": "any.example"}, timeout=20)
+        assert "read-only" in answer.text
+
+
+def test_a_wrong_host_name_names_the_setting(database: str) -> None:
+    settings = Settings.load(database_url=database, dashboard_hosts="https://films.example.com")
+    with (
+        pytest.raises(ConfigError, match=r"DASHBOARD_HOSTS: 'https://films\.example\.com' is no host name"),
+        dashboard_server(settings, "127.0.0.1", 0),
+    ):
+        pass
+
+
 def test_a_taken_port_names_the_option(database: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

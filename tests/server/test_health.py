@@ -171,6 +171,14 @@ async def test_taken_port_names_the_setting() -> None:
                 pass
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
+async def test_a_wrong_host_names_its_setting_and_not_the_port(host: str) -> None:
+    with pytest.raises(ConfigError, match="Set HEALTH_CHECK_HOST to an address of this machine") as raised:
+        async with health_server(make_app(State()), host, 0):
+            pass
+    assert "HEALTH_CHECK_PORT" not in str(raised.value)
+
+
 async def test_port_is_free_again_afterwards_and_an_error_inside_gets_out() -> None:
     with pytest.raises(RuntimeError, match="inside"):
         async with health_server(make_app(State()), "127.0.0.1", 0) as port:

@@ -21,6 +21,7 @@ from dreamcuts import __version__
 from dreamcuts.errors import DatabaseError
 from dreamcuts.server.dashboard.access import Access
 from dreamcuts.server.dashboard.actions import act
+from dreamcuts.server.dashboard.hosts import KnownHosts
 from dreamcuts.server.dashboard.live import changes
 from dreamcuts.server.dashboard.pages import find_page
 from dreamcuts.server.dashboard.words import FILTERS
@@ -38,8 +39,8 @@ POLICY = (
 )
 
 
-def make_dashboard(reader: Reader, token: str | None) -> Starlette:
-    """The application, to be mounted at /dashboard. Read-only without a `token`."""
+def make_dashboard(reader: Reader, token: str | None, hosts: frozenset[str]) -> Starlette:
+    """The application, to be mounted at /dashboard. Read-only without a `token`; `hosts` are its names."""
     board = Dashboard(reader, Access(token))
     pages = ("/", "/manifests", "/manifests/{id}", "/jobs", "/jobs/{id}", "/workers", "/providers")
     return Starlette(
@@ -51,7 +52,7 @@ def make_dashboard(reader: Reader, token: str | None) -> Starlette:
             Route("/act", board.act, methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ],
-        middleware=[Middleware(SafeHeaders)],
+        middleware=[Middleware(SafeHeaders), Middleware(KnownHosts, names=hosts)],
         exception_handlers={HTTPException: board.explain, DatabaseError: board.explain},
     )
 

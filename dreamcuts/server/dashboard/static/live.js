@@ -45,8 +45,8 @@ function morphChildren(old, fresh) {
     gone.remove();
   };
   wanted.forEach((next, place) => {
-    const rest = wanted.slice(place + 1);
-    const isNeeded = (node) => node.nodeType === Node.ELEMENT_NODE && rest.some((later) => isSame(node, later));
+    const isNeeded = (node) =>
+      node.nodeType === Node.ELEMENT_NODE && wanted.some((later, at) => at > place && isSame(node, later));
     while (current && !isSame(current, next) && !isNeeded(current)) drop();
     if (current && isSame(current, next)) {
       const kept = current;
