@@ -70,12 +70,16 @@ def most_rows(plan: str) -> int:
     return max([*given, *thrown])
 
 
-CLAIM = "select * from dreamcut_claim_jobs(%s, array['tts', 'image', 'video'], array[5, 5, 5])"
+CLAIM = "select * from dreamcut_claim_jobs(%s, array['tts', 'image', 'video'], array[5, 5, 5]{places})"
 
 
-def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue) -> None:
+@pytest.mark.parametrize(
+    "places", ["", ", array[-10, -10, -2], array[0, 9000000000000000, 0]"], ids=["start", "place"]
+)
+def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue, places: str) -> None:
+    """Wherever it begins: what stands before that place is not read and thrown away."""
     worker = deep.worker(["tts", "image", "video"])
-    found = plans(deep, CLAIM, worker)
+    found = plans(deep, CLAIM.format(places=places), worker)
     (claim,) = [plan for plan in found if "with claimed as (" in plan.split("->")[0]]
     assert "Tid Scan on dreamcut_jobs" in claim
     picking = claim.split("InitPlan")[1].split("Tid Scan")[0]

@@ -66,6 +66,7 @@ def test_a_cancel_and_a_completion_of_the_same_job_at_once(
 def test_a_completion_and_then_a_cancel_of_the_same_job(
     queue: Queue, another: Another, database: str
 ) -> None:
+    """No companion: the cancel, too, locks the job's own row, and sees then that it is over."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
@@ -104,6 +105,7 @@ def test_a_job_is_cancelled_while_it_is_being_claimed(
 def test_a_claim_does_not_wait_for_a_cancel_and_leaves_the_job(
     queue: Queue, another: Another, database: str
 ) -> None:
+    """No companion: a claim that did not skip the row would wait for it, and leave it then."""
     manifest, jobs = queue.graph({"a": [], "b": []})
     operator = another()
     operator.cancel(jobs["a"])
@@ -305,6 +307,7 @@ def test_without_its_lock_the_archive_would_take_a_job_that_was_retried(
 def test_a_job_without_a_manifest_is_retried_while_it_is_being_archived(
     queue: Queue, another: Another, database: str, end_first: bool
 ) -> None:
+    """No companion: with the job's row in the place of the manifest's it is the two tests above."""
     job = queue.add(None, "a")
     fail(queue, "a")
     archive = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
