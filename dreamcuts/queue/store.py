@@ -110,8 +110,13 @@ class Store:
         """Hand back what this incarnation holds in the database beyond `held`; returns those jobs."""
         return list(await self._value("return_unheld", worker=worker, held=[job.id for job in held]))
 
-    async def claim(self, worker: UUID, lookouts: Sequence[Lookout]) -> list[Job]:
-        """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first."""
+    async def claim(
+        self, worker: UUID, lookouts: Sequence[Lookout], *, may_take_suspect: bool = True
+    ) -> list[Job]:
+        """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first.
+
+        `may_take_suspect`: one of them may be a job with which workers have died.
+        """
         rows = await self._run(
             "claim_jobs",
             worker=worker,
@@ -119,6 +124,7 @@ class Store:
             slots=[lookout.jobs for lookout in lookouts],
             after_urgency=[lookout.after_urgency for lookout in lookouts],
             after_turn=[lookout.after_turn for lookout in lookouts],
+            may_take_suspect=may_take_suspect,
         )
         return [Job(*row) for row in rows]  # the columns of claim_jobs are the fields of Job
 

@@ -87,8 +87,8 @@ async def test_a_claim_whose_answer_was_lost_strands_no_job(
     claim = Store.claim
     lost: list[int] = []
 
-    async def unanswered(self: Store, worker: object, free: object) -> object:
-        claimed = await claim(self, worker, free)  # type: ignore[arg-type]
+    async def unanswered(self: Store, *asked: object, **more: object) -> object:
+        claimed = await claim(self, *asked, **more)  # type: ignore[arg-type]
         if claimed and not lost:
             lost.append(len(claimed))
             raise ConnectionResetError("no answer")
@@ -108,10 +108,10 @@ async def test_an_unanswered_claim_right_before_the_end_strands_no_job(
     claim = Store.claim
     lost = anyio.Event()
 
-    async def unanswered(self: Store, worker: object, free: object) -> object:
+    async def unanswered(self: Store, *asked: object, **more: object) -> object:
         if lost.is_set():
             raise ConnectionResetError("still no answer")
-        if await claim(self, worker, free):  # type: ignore[arg-type]
+        if await claim(self, *asked, **more):  # type: ignore[arg-type]
             lost.set()
             raise ConnectionResetError("no answer")
         return []
