@@ -130,8 +130,8 @@ async def test_a_claim_that_is_answered_after_the_lease_is_over_is_handed_back(
     suspended, back = anyio.Event(), anyio.Event()
     job = queue.add(None, "a", payload=do("wait"), max_attempts=1)
 
-    async def late(self: Store, worker: UUID, free: dict[str, int]) -> list[Job]:
-        claimed = await claim(self, worker, free)
+    async def late(self: Store, *asked: Any, **more: Any) -> list[Job]:
+        claimed = await claim(self, *asked, **more)
         await suspended.wait()
         return claimed
 
