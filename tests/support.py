@@ -116,12 +116,20 @@ class Queue:
         )
         return worker
 
-    def claim(self, worker: UUID, slots: int = 1, type: str = "work") -> list[Held]:
-        return self.claim_types(worker, {type: slots})
+    def claim(
+        self, worker: UUID, slots: int = 1, type: str = "work", may_take_suspect: bool = True
+    ) -> list[Held]:
+        return self.claim_types(worker, {type: slots}, may_take_suspect)
 
-    def claim_types(self, worker: UUID, slots: Mapping[str, int]) -> list[Held]:
+    def claim_types(
+        self, worker: UUID, slots: Mapping[str, int], may_take_suspect: bool = True
+    ) -> list[Held]:
         found = self.rows(
-            "select * from dreamcut_claim_jobs(%s, %s, %s)", worker, list(slots), list(slots.values())
+            "select * from dreamcut_claim_jobs(%s, %s, %s, p_may_take_suspect => %s)",
+            worker,
+            list(slots),
+            list(slots.values()),
+            may_take_suspect,
         )
         return [Held(row["id"], row["job_id"], row["claims"], row["attempts"]) for row in found]
 

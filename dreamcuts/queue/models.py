@@ -19,7 +19,8 @@ from dreamcuts.errors import ErrorClass
 class Job(NamedTuple):
     """A claimed job. `claim` numbers its claims from 1 and, with the worker, fences every outcome.
 
-    `urgency` and `turn` are its place in the queue; see dreamcut_claim_jobs in sql/functions/31_claim.sql.
+    `urgency` and `turn` are its place in the queue, `is_suspect` says that two workers have died with it; see
+    dreamcut_claim_jobs in sql/functions/31_claim.sql.
     """
 
     id: UUID
@@ -34,6 +35,7 @@ class Job(NamedTuple):
     retry_policy: Mapping[str, Any] = MappingProxyType({})
     urgency: int = 0
     turn: int = 0
+    is_suspect: bool = False
 
 
 class Completed(NamedTuple):

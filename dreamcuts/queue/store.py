@@ -120,10 +120,18 @@ class Store:
         """Make ready what has come due; returns how many jobs."""
         return int(await self._value("promote_jobs"))
 
-    async def claim(self, worker: UUID, lookouts: Sequence[Lookout], *, waits: bool = True) -> list[Job]:
+    async def claim(
+        self,
+        worker: UUID,
+        lookouts: Sequence[Lookout],
+        *,
+        waits: bool = True,
+        may_take_suspect: bool = True,
+    ) -> list[Job]:
         """Claim up to `jobs` jobs of each lookout's type, from its place on; the most urgent first.
 
         `waits`: the worker will sleep after this claim until it is woken, if only for some types.
+        `may_take_suspect`: one of them may be a job with which workers have died.
         """
         rows = await self._run(
             "claim_jobs",
@@ -133,6 +141,7 @@ class Store:
             after_urgency=[lookout.after_urgency for lookout in lookouts],
             after_turn=[lookout.after_turn for lookout in lookouts],
             waits=waits,
+            may_take_suspect=may_take_suspect,
         )
         return [Job(*row) for row in rows]  # the columns of claim_jobs are the fields of Job
 

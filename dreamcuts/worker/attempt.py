@@ -55,6 +55,7 @@ class Attempt:
         "_tools",
         "_type",
         "began",
+        "has_run",
         "is_given_up",
         "job",
         "outcome",
@@ -73,6 +74,7 @@ class Attempt:
         self.job = job
         self.worker = worker
         self.began = time.monotonic()
+        self.has_run = False
         self.is_given_up = False
         self.outcome: Outcome | None = None
         """What it came to; None while it runs, and if the job is no longer ours."""
@@ -110,7 +112,10 @@ class Attempt:
         if log.isEnabledFor(logging.INFO):
             log.info("Processing job %s...", self.job.job_id, extra=self._tags())
         self._context = context = self._make_context()
-        self.outcome = await self._guarded(context)
+        try:
+            self.outcome = await self._guarded(context)
+        finally:
+            self.has_run = True
 
     def is_over_at_once(self, seconds: float) -> bool:
         """Whether it took less than that, and nothing is left to do: `outcome` is all there is."""
@@ -164,6 +169,9 @@ class Attempt:
             cause = only_cause(error)
             if isinstance(cause, anyio.get_cancelled_exc_class()) and _is_cancelled_from_outside():
                 raise
+            if isinstance(cause, MemoryError):
+                # What the job has piled up hangs on the traceback's frames; without room nothing can be said.
+                traceback.clear_frames(cause.__traceback__)
             try:
                 return self._outcome_of(cause)
             except BaseException as broken:  # an error that cannot even be read

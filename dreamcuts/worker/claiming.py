@@ -127,7 +127,8 @@ class Appetite:
         last: dict[str, Job] = {}
         counts = dict.fromkeys(self._known, 0)
         for job in jobs:
-            last[job.type] = job  # they come in the order in which they were claimed
+            if not job.is_suspect:  # those are found from the start, always
+                last[job.type] = job  # they come in the order in which they were claimed
             counts[job.type] += 1
         is_full = True
         for lookout, news in zip(asked.lookouts, asked.news, strict=True):
@@ -136,7 +137,7 @@ class Appetite:
             if from_start:
                 known.from_start_at = now + max(RESCAN_S, RESCAN_SHARE * (now - asked.at))
             if counts[lookout.type] >= lookout.jobs:
-                if known.news == news:
+                if known.news == news and lookout.type in last:
                     known.after = (last[lookout.type].urgency, last[lookout.type].turn)
             else:
                 is_full = False

@@ -104,7 +104,7 @@ class Slots:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._tools: Tools | None = None
         self._occupied = anyio.Event()
-        self._emptied = anyio.Event()
+        self._done = anyio.Event()
 
     def open(self, tasks: anyio.abc.TaskGroup, tools: Tools) -> None:
         """Where jobs run, and what they may use."""
@@ -120,6 +120,12 @@ class Slots:
     def is_empty(self) -> bool:
         """Whether nothing runs and nothing waits."""
         return not self.attempts and not any(lane.waiting for lane in self.lanes.values())
+
+    def is_done(self) -> bool:
+        """Whether nothing is held for which an outcome is to come: empty, but for jobs that were given up."""
+        return all(attempt.is_given_up for attempt in self.attempts.values()) and not any(
+            lane.waiting for lane in self.lanes.values()
+        )
 
     def held(self, worker: UUID) -> Iterator[Job]:
         """The jobs that run or wait, and that this incarnation claimed."""
@@ -202,8 +208,8 @@ class Slots:
             lane.active -= 1
             self._fill(name, lane)
             self._on_room(name, at_once)
-            if self.is_empty():
-                self._emptied.set()
+            if self.is_done():
+                self._done.set()
 
     def _begin(self, lane: Lane, scope: anyio.CancelScope) -> Attempt:
         assert self._tools is not None
@@ -245,8 +251,8 @@ class Slots:
             self.return_waiting("handed back by a worker that stopped")
         for lane in self.lanes.values():
             lane.waiting.clear()
-        if self.is_empty():
-            self._emptied.set()
+        if self.is_done():
+            self._done.set()
 
     def return_waiting(self, why: str) -> None:
         """Hand back what waits for a slot."""
@@ -258,11 +264,11 @@ class Slots:
             entry = lane.waiting.popleft()
             self._on_outcome(entry.worker, HandedBack(entry.job, why))
 
-    async def until_empty(self) -> None:
-        """Return when nothing is held."""
-        while not self.is_empty():
-            self._emptied = anyio.Event()
-            await self._emptied.wait()
+    async def until_done(self) -> None:
+        """Return when nothing is held for which an outcome is to come."""
+        while not self.is_done():
+            self._done = anyio.Event()
+            await self._done.wait()
 
     def _give_up(self, attempt: Attempt) -> None:
         """A job blocks a thread, or swallows its cancellation: without it being over, say how it ended."""
@@ -274,6 +280,8 @@ class Slots:
             extra={"job_id": attempt.job.job_id},
         )
         self._on_outcome(attempt.worker, attempt.give_up())
+        if self.is_done():
+            self._done.set()
         self._on_stubborn()
 
     async def keep_time(self) -> None:
@@ -285,6 +293,8 @@ class Slots:
             await anyio.sleep(TICK_S)
             now = time.monotonic()
             for attempt in list(self.attempts.values()):
+                if attempt.has_run:
+                    continue  # what is left is ours: a ticket, say, that waits for the database
                 over = now - attempt.began - self.lanes[attempt.job.type].limit_s
                 if over > 0:
                     attempt.stop("timed_out")

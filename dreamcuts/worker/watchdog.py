@@ -98,11 +98,11 @@ class LoopWatchdog:
             time.monotonic() - since,
             stack.rstrip(),
         )
-        watched = time.monotonic() - since
+        # Counted, not read off the clock: a process that was stopped for an hour has not hung for one.
+        watched = min(time.monotonic() - since, self._patience + 2 * self._every)
         while self._marked == since:
             if self._ended.wait(self._every / 4):
                 return
-            # Counted, not read off the clock: a process that was stopped for an hour has not hung for one.
             watched += self._every / 4
             if watched >= self._hopeless and self._end is not None:
                 log.error(

@@ -97,7 +97,7 @@ class Worker:
             observer,
             self._over,
             self._has_room,
-            on_stubborn=self._begin_drain,
+            on_stubborn=self._start_anew,
             claim_ahead=options.claim_ahead,
         )
         self._appetite = Appetite(self._slots, options.poll_interval)
@@ -110,6 +110,7 @@ class Worker:
         self._last_turn = time.monotonic()
         self._suspended = False
         self._claim_unsure = False
+        self._suspected = False
         self._claim_scope: anyio.CancelScope | None = None
         self._listener: Listener | None = None
         self._is_registered = False
@@ -322,16 +323,25 @@ class Worker:
         asked = None if self._draining else self._appetite.ask()
         if asked is None:
             return None
-        claimed = await self._store.claim(worker, asked.lookouts, waits=asked.waits)
+        claimed = await self._store.claim(
+            worker, asked.lookouts, waits=asked.waits, may_take_suspect=not self._holds_a_suspect()
+        )
         self._observer.claimed(len(claimed), time.monotonic() - asked.at)
         self._outage.ended()
         if worker != self._id:
             return 0  # lost meanwhile: they are being rescued
         self._appetite.got(asked, claimed)
+        self._suspected = self._suspected or any(job.is_suspect for job in claimed)
         self._slots.admit(worker, claimed)
         if self._is_suspended() or self._draining:
             self._slots.return_waiting("claimed by a worker that stopped")  # while the answer was on its way
         return len(claimed)
+
+    def _holds_a_suspect(self) -> bool:
+        """Whether a job is here, or its outcome not written yet, with which workers have died."""
+        # Looked through only while there is one: this is asked at every claim.
+        self._suspected = self._suspected and any(job.is_suspect for job in self._held())
+        return self._suspected
 
     def _over(self, worker: UUID, outcome: Outcome) -> None:
         """A job of an incarnation of this process came to an outcome."""
@@ -354,7 +364,7 @@ class Worker:
         self._counts[settled.status or "refused"] += 1
         self._observer.settled(settled)
         self._say(settled)
-        if self._listener is None or not self._listener.hears:
+        if self._listener is None or not self._listener.hears or settled.outcome.job.is_suspect:
             self._appetite.heard()  # of what it freed, nobody else will tell
             self._wake()
         elif settled.next_retry_at is not None:
@@ -494,18 +504,24 @@ class Worker:
         self._slots.return_waiting("handed back by a worker that drains")
         self._wake()
 
+    def _start_anew(self) -> None:
+        """A job does not stop although its time is over: only another process has that slot again."""
+        if not self._draining:
+            self._steering.wants_restart = True  # it may stop yet; who drains in order is not started again
+            self._begin_drain()
+
     async def _finish_jobs(self) -> None:
         """Let running jobs finish within the shutdown timeout, then tell them to stop."""
         with anyio.move_on_after(self._options.shutdown_timeout):
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(self._cut_short, waiting.cancel_scope)
-                await self._slots.until_empty()
+                await self._slots.until_done()
                 waiting.cancel_scope.cancel()
         for grace in (STOP_GRACE_S, LAST_GRACE_S):
             # Told again, a job no longer waits for the database to take what the provider answered.
             self._slots.stop_all("handed_back")
             with anyio.move_on_after(grace):
-                await self._slots.until_empty()
+                await self._slots.until_done()
 
     async def _cut_short(self, scope: anyio.CancelScope) -> None:
         await self._hurry.wait()
@@ -513,8 +529,10 @@ class Worker:
 
     async def _leave_behind(self) -> None:
         """Jobs do not stop, in a thread perhaps: write what there is, give up the lease, end the process."""
-        names = ", ".join(sorted(attempt.job.job_id for attempt in self._slots.attempts.values()))
-        log.error("Jobs do not stop and will be rescued: %s", names)
+        left = [attempt for attempt in self._slots.attempts.values() if not attempt.is_given_up]
+        if left:
+            names = ", ".join(sorted(attempt.job.job_id for attempt in left))
+            log.error("Jobs do not stop and will be rescued: %s", names)
         await self._write_outcomes()
         await self._leave()
         if self._options.end_process is not None:

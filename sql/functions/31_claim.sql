@@ -43,16 +43,18 @@ end $$;
 -- p_waits: the worker sleeps when this claim is done, if only for some of its types, and wants to be woken. It is
 -- noted also if the claim finds less than it asks for (dreamcut_notify_ready).
 -- attempts counts here, so that a job that kills its worker runs out of attempts too.
+-- A suspect (two workers have died with it) is claimed only if p_may_take_suspect, and one at the most: a worker
+-- holds no second one, so whoever kills it takes no other suspect along. It gets its slot when it is its turn.
 -- While a provider is limited or paused, jobs that would only wait for it are left (dreamcut_open_slots).
 -- Raises DC001 if the incarnation has lost its lease: the lock on its row keeps a rescue from looking for its
 -- jobs while this claim is under way.
 create or replace function dreamcut_claim_jobs(
     p_worker uuid, p_types text[], p_slots int[], p_after_urgency int[] default null, p_after_turn bigint[] default null,
-    p_waits boolean default true
+    p_waits boolean default true, p_may_take_suspect boolean default true
 )
 returns table (
     id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
-    claims int, metadata jsonb, retry_policy jsonb, urgency int, turn bigint
+    claims int, metadata jsonb, retry_policy jsonb, urgency int, turn bigint, is_suspect boolean
 )
 language plpgsql set search_path = public, pg_temp as $$
 #variable_conflict use_column
@@ -60,6 +62,8 @@ declare
     v_slots int[] := p_slots;
     v_waits boolean;
     v_claimed int;
+    v_suspect tid;
+    v_lane int;
 begin
     select worker.waits into v_waits
     from dreamcut_workers worker
@@ -79,6 +83,37 @@ begin
         v_slots := dreamcut_open_slots(p_worker, p_types, p_slots);
     end if;
 
+    if p_may_take_suspect and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect) then
+        select suspect.ctid, lane.place into v_suspect, v_lane
+        from unnest(p_types, v_slots) with ordinality as lane (type, slots, place)
+        cross join lateral (
+            select job.ctid, ~job.priority as urgency, job.turn
+            from dreamcut_jobs job
+            where job.ready and job.suspect and job.type = lane.type and lane.slots > 0
+            order by ~job.priority, job.turn
+            limit 1
+            for no key update skip locked
+        ) suspect
+        -- Not while others that come before it would fill the slots.
+        where lane.slots > (
+            select count(*)
+            from (
+                select
+                from dreamcut_jobs job
+                where job.ready
+                    and not job.suspect
+                    and job.type = lane.type
+                    and (~job.priority, job.turn) < (suspect.urgency, suspect.turn)
+                limit lane.slots
+            ) before
+        )
+        order by suspect.urgency, suspect.turn
+        limit 1;
+        if found then
+            v_slots[v_lane] := v_slots[v_lane] - 1;
+        end if;
+    end if;
+
     return query
     with claimed as (
         update dreamcut_jobs job
@@ -90,13 +125,14 @@ begin
             updated_at = now()
         -- By their places in the table, which the locks hold still: no second way through an index. (A job that
         -- somebody changed between our snapshot and the lock is not found there, and is left for the next claim.)
-        where job.ctid = any (array(
+        where job.ctid = any (array_append(array(
             select next.ctid
             from unnest(p_types, v_slots, p_after_urgency, p_after_turn) as lane (type, slots, urgency, turn)
             cross join lateral (
                 select job.ctid
                 from dreamcut_jobs job
                 where job.ready
+                    and not job.suspect
                     and job.type = lane.type
                     and (~job.priority, job.turn)
                         >= (coalesce(lane.urgency, -2147483648), coalesce(lane.turn, -9223372036854775808))
@@ -104,9 +140,9 @@ begin
                 limit lane.slots
                 for no key update skip locked
             ) next
-        ))
+        ), v_suspect))
         returning job.id, job.manifest_id, job.job_id, job.type, job.payload, job.attempts, job.max_attempts,
-            job.claims, job.metadata, job.retry_policy, ~job.priority as urgency, job.turn
+            job.claims, job.metadata, job.retry_policy, ~job.priority as urgency, job.turn, job.suspect
     ), started as (
         -- SKIP LOCKED, because a claim holds locks of jobs and must not wait for a manifest's: whoever holds
         -- that is settling jobs, and the next claim says it.

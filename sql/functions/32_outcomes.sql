@@ -123,6 +123,11 @@ begin
     );
 end $$;
 
+-- A job that stalled (a rescue took it) may have killed its worker, or was only there when it died. So the first two
+-- stalls use up no attempt. From then on it is a suspect: it runs beside no other one (dreamcut_claim_jobs), and
+-- whoever dies with it has died by it as far as anybody can tell. A job that kills every worker kills
+-- max_attempts + 2 of them, and the jobs that were there have lost time.
+--
 -- Write failed attempts, given as arrays side by side: back to pending with a delay, or to their end, as the
 -- class of the error says. p_retry_after (seconds, from the provider; a week at most) wins over the backoff;
 -- p_base_delays is the type's first delay. Returns what became of each; a job that is missing was no longer this worker's.
@@ -144,8 +149,8 @@ declare
 begin
     perform dreamcut_lock_manifests(p_jobs);
     with verdict as (
-        select given.id, given.class, given.message, given.detail, policy.counts,
-            policy.retries and (not policy.counts or job.attempts < job.max_attempts) as again,
+        select given.id, given.class, given.message, given.detail, used.counts,
+            policy.retries and (not used.counts or job.attempts < job.max_attempts) as again,
             case when given.retry_after is not null
                 then make_interval(secs => least(greatest(given.retry_after, 0), 604800))
                 else dreamcut_backoff(job.retry_policy, given.base_delay, policy.factor, job.attempts)
@@ -154,6 +159,7 @@ begin
             as given (id, claim, class, message, detail, retry_after, base_delay)
         cross join lateral dreamcut_error_policy(given.class) as policy
         join dreamcut_jobs job on job.id = given.id
+        cross join lateral (select policy.counts and (given.class <> 'stalled' or job.suspect)) as used (counts)
         where coalesce(
             job.worker_id = p_worker and job.claims = given.claim and job.status = 'processing', false
         )
@@ -164,6 +170,7 @@ begin
                           when verdict.class = 'cancelled' then 'cancelled'
                           else 'failed' end,
             attempts = greatest(job.attempts - case when verdict.counts then 0 else 1 end, 0),
+            stalls = job.stalls + case when verdict.class = 'stalled' then 1 else 0 end,
             next_retry_at = case when verdict.again then now() + verdict.delay end,
             worker_id = case when not verdict.again then job.worker_id end,
             completed_at = case when not verdict.again then now() end,

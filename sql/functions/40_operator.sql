@@ -178,6 +178,7 @@ begin
         update dreamcut_jobs job
         set status = 'pending',
             attempts = 0,
+            stalls = 0,
             error_class = null,
             error_message = null,
             result = null,

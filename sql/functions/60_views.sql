@@ -27,7 +27,7 @@ select
             where worker.state = 'live' and worker.lease_expires_at > now()
                 and lane.type = job.type and lane.slots > 0
         ) then 'no worker serves this type'
-        else (
+        else coalesce((
             select 'waits for ' || provider.name || ', which is paused: ' || coalesce(provider.pause_reason, '')
             from dreamcut_providers provider
             where provider.paused_until is not null and exists (
@@ -38,7 +38,7 @@ select
                     and lane.type = job.type and lane.provider = provider.name
             )
             limit 1
-        )
+        ), case when job.suspect then 'two workers have died with it; a worker runs one such job at a time' end)
     end as reason,
     job.error_class, job.error_message, job.worker_id, job.next_retry_at, job.created_at, job.started_at,
     job.completed_at, job.processing_time_ms, job.output_url

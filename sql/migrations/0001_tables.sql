@@ -1,5 +1,5 @@
 -- The tables. All names are the producer's; what the queue adds of its own (in dreamcut_jobs: seq, turn, claims,
--- unmet_dependencies, error_class, ready) has a default, so that the producer's inserts stay as they are.
+-- stalls, unmet_dependencies, error_class, ready, suspect) has a default, so that the producer's inserts stay as they are.
 
 create table dreamcut_schema (
     number      int primary key,
@@ -70,6 +70,7 @@ create table dreamcut_jobs (
     status               text not null default 'pending',
     attempts             int not null default 0,    -- counted at the claim
     claims               int not null default 0,    -- numbers the claims; with worker_id the fence of an outcome
+    stalls               int not null default 0,    -- how often its worker stopped without a word
     unmet_dependencies   int not null default 0,    -- rows in dreamcut_job_dependencies
     worker_id            uuid,                      -- the incarnation that runs it
     next_retry_at        timestamptz,               -- not before this time; null once it has come
@@ -85,6 +86,8 @@ create table dreamcut_jobs (
     -- finishes: no index depends on `status`, and finishing a job can be a HOT update.
     ready                boolean not null generated always as
         (status = 'pending' and unmet_dependencies = 0 and next_retry_at is null) stored,
+    -- Two workers have died with it: perhaps by it. Once is no sign yet: a machine that fails takes many along.
+    suspect              boolean not null generated always as (stalls >= 2) stored,
     constraint dreamcut_jobs_status_check
         check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
     constraint dreamcut_jobs_type_check check (type <> ''),
@@ -109,6 +112,9 @@ with (
 -- ~priority orders as -priority does, and never overflows: with both columns ascending, a claim can go on from
 -- where the last one ended by comparing the pair.
 create index dreamcut_jobs_ready_idx on dreamcut_jobs (type, (~priority), turn) where ready;
+
+-- The same for those that may have killed their workers; nearly always empty.
+create index dreamcut_jobs_suspect_idx on dreamcut_jobs (type, (~priority), turn) where ready and suspect;
 
 -- The producer's names, once in a manifest. Jobs without a manifest need no entry, and every claim would pay for it.
 create unique index dreamcut_jobs_manifest_id_job_id_key on dreamcut_jobs (manifest_id, job_id)

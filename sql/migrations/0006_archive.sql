@@ -23,7 +23,7 @@ create table dreamcut_archived_jobs (
 )
 partition by range (ended_at);
 
-alter table dreamcut_archived_jobs drop column ready;
+alter table dreamcut_archived_jobs drop column ready, drop column suspect;
 
 create index dreamcut_archived_jobs_manifest_idx on dreamcut_archived_jobs (manifest_id, job_id);
 create index dreamcut_archived_jobs_ended_idx on dreamcut_archived_jobs (ended_at);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import time
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -90,6 +91,21 @@ class PoisonJob:
 
     async def _cancelled(self, ctx: JobContext, payload: PoisonPayload) -> Result:
         raise asyncio.CancelledError
+
+    async def _kill(self, ctx: JobContext, payload: PoisonPayload) -> Result:
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+    async def _eat_memory(self, ctx: JobContext, payload: PoisonPayload) -> Result:
+        eaten, size = [], 64_000_000
+        while True:
+            try:
+                eaten.append(bytearray(size))
+            except MemoryError:
+                size //= 2  # to the last crumb
+                if size < 1000:
+                    raise
 
     async def _never_returns(self, ctx: JobContext, payload: PoisonPayload) -> Result:
         await asyncio.Event().wait()

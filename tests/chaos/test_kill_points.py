@@ -203,7 +203,8 @@ def test_killed_before_the_finish(
 def test_killed_again_and_again(start_worker: StartWorker, queue: Queue, job: UUID, sandbox: Sandbox) -> None:
     """A request that takes long is picked up by worker after worker: attempts are used up, and one price."""
     sandbox.options.fal_queue_seconds = 8.0
-    for claim in (1, 2, 3):
+    # The first two use up no attempt: they might have been the fault of another job.
+    for claim in (1, 2, 3, 4, 5):
         worker = start_worker(IMAGES)
         wait_until(lambda claim=claim: queue.job(job)["claims"] == claim, "the claim")  # type: ignore[misc]
         if claim == 1:

@@ -3,16 +3,18 @@
     python worker_main.py chaos_step:8,gen_image_falai:4
 
 CHAOS_CLOCK_OFFSET_S puts the clock that Python sees that many seconds off. SIGUSR1 writes where every task
-of the process waits.
+of the process waits. CHAOS_MEMORY_MB is how much address space it may take beyond what it has at the start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 from dreamcuts.config import Settings
@@ -42,6 +44,9 @@ def main() -> int:
     slots = {
         name: int(number) for name, _, number in (part.partition(":") for part in sys.argv[1].split(","))
     }
+    if more := int(os.environ.get("CHAOS_MEMORY_MB", "0")):
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + more * 1_000_000,) * 2)
     settings = Settings.load()
     setup_logging(settings.log_level, settings.log_format, known_secrets(settings))
     try:

@@ -30,12 +30,17 @@ class ModelJob:
     delayed: bool = False
     attempts: int = 0
     claims: int = 0
+    stalls: int = 0
     worker: UUID | None = None
     error_class: str | None = None
 
     @property
     def ready(self) -> bool:
         return self.status == "pending" and not self.waits and not self.delayed
+
+    @property
+    def suspect(self) -> bool:
+        return self.stalls >= 2
 
 
 @dataclass
@@ -87,24 +92,27 @@ class Model:
         manifests = {job.manifest for job in new}
         self._settle([job for job in self.jobs.values() if job.manifest in manifests and job.status in ENDED])
 
-    def claim(self, worker: UUID, slots: int) -> list[UUID]:
+    def claim(self, worker: UUID, slots: int, may_take_suspect: bool) -> list[UUID]:
         # A place counts as a minute, and all of this takes less.
         ready = sorted(
             (job for job in self.jobs.values() if job.ready),
             key=lambda job: (-job.priority, job.place, job.seq),
         )
-        for job in ready[:slots]:
+        first_suspect = next((job for job in ready if job.suspect), None) if may_take_suspect else None
+        chosen = [job for job in ready if not job.suspect or job is first_suspect][:slots]
+        for job in chosen:
             job.status, job.worker = "processing", worker
             job.attempts += 1
             job.claims += 1
-        return [job.id for job in ready[:slots]]
+        return [job.id for job in chosen]
 
     def complete(self, job: ModelJob) -> None:
         job.status, job.error_class = "completed", None
         self._settle([job])
 
     def fail(self, job: ModelJob, error_class: str) -> str:
-        counts = error_class not in FREE
+        counts = error_class not in FREE and (error_class != "stalled" or job.suspect)
+        job.stalls += error_class == "stalled"
         again = error_class in RETRIED and (not counts or job.attempts < job.max_attempts)
         job.attempts -= 0 if counts else 1
         job.error_class = error_class
@@ -142,7 +150,8 @@ class Model:
         while more := {below for job in chosen for below in self._revivable(job, chosen)}:
             chosen |= more
         for job in (self.jobs[id] for id in chosen):
-            job.status, job.attempts, job.worker, job.error_class = "pending", 0, None, None
+            job.status, job.attempts, job.stalls = "pending", 0, 0
+            job.worker, job.error_class = None, None
         return hurried | chosen
 
     def drop_dependency(self, job: ModelJob, name: str) -> bool:

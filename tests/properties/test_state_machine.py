@@ -110,11 +110,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Working
 
-    @rule(worker=st.integers(0, 1), slots=st.integers(1, 4))
-    def claim(self, worker: int, slots: int) -> None:
+    @rule(worker=st.integers(0, 1), slots=st.integers(1, 4), suspect=st.booleans())
+    def claim(self, worker: int, slots: int, suspect: bool) -> None:
         holder = self.workers[worker]
-        held = self.queue.claim(holder, slots)
-        assert [job.id for job in held] == self.model.claim(holder, slots)
+        held = self.queue.claim(holder, slots, may_take_suspect=suspect)
+        assert [job.id for job in held] == self.model.claim(holder, slots, suspect)
         for job in held:
             assert job.claims == self.model.jobs[job.id].claims
         self.late += [(holder, job) for job in held]
@@ -236,6 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
                 row["ready"],
                 row["attempts"],
                 row["claims"],
+                row["stalls"],
                 row["error_class"],
             ) == (
                 job.status,
@@ -244,6 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
                 job.ready,
                 job.attempts,
                 job.claims,
+                job.stalls,
                 job.error_class,
             ), job
             if job.status in ("pending", "processing"):

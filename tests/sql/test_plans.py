@@ -88,6 +88,8 @@ def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue
     for plan in found:
         assert "Seq Scan on dreamcut_jobs" not in plan
         assert most_rows(plan) <= 60, plan
+    (looking,) = [plan for plan in found if ") suspect" in plan.split("->")[0]]
+    assert "Index Scan using dreamcut_jobs_suspect_idx" in looking and most_rows(looking) == 3  # the types
     (promotion,) = [plan for plan in found if "where job.next_retry_at <= now()" in plan.split("->")[0]]
     assert "using dreamcut_jobs_delayed_idx" in promotion
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from dreamcuts.errors import ErrorClass, JobError
 from dreamcuts.jobs.base import JobContext, Payload, Result
 from dreamcuts.log import setup_logging
 from dreamcuts.providers.base import Ticket
+from dreamcuts.service import end_process
 from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import MakeTools, tools_from
 from dreamcuts.worker.worker import Worker
@@ -80,6 +82,15 @@ class Play:
             while not self._go_file.exists():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         return Result(data={"attempt": ctx.job.attempt, "claim": ctx.job.claim})
+
+    async def _hang_once(self, ctx: JobContext, payload: PlayPayload) -> Result:
+        while ctx.job.claim == 1:
+            time.sleep(0.1)  # noqa: ASYNC251  (it blocks the loop on purpose)
+        return Result(data={"claim": ctx.job.claim})
+
+    async def _nap(self, ctx: JobContext, payload: PlayPayload) -> Result:
+        await anyio.sleep(payload.number / 1000)
+        return Result()
 
     async def _paid(self, ctx: JobContext, payload: PlayPayload) -> Result:
         call = await ctx.calls.begin("no_such_provider", "x", request={})
@@ -146,7 +157,8 @@ def main() -> None:
     dsn, folder = sys.argv[1], Path(sys.argv[2])
     setup_logging("INFO", "text")
     play = Play(go_file=folder / "go")
-    worker = Worker(dsn, {"work": play}, options({"work": 2}, lease=1.0), tools(folder / "assets"))
+    chosen = options({"work": 2}, lease=1.0, end_process=end_process)
+    worker = Worker(dsn, {"work": play}, chosen, tools(folder / "assets"))
     anyio.run(lambda: worker.run(handle_signals=True))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.support import Queue, wait_until
 from tests.worker.test_running import do, status
@@ -63,7 +64,7 @@ def test_a_killed_worker_s_job_is_rescued_and_its_outcome_written_once(
     (tmp_path / "go").touch()
     wait_until(lambda: queue.of_manifest(manifest)["status"] == "done", "the manifest")
     row = queue.job(jobs["a"])
-    assert (row["attempts"], row["claims"], row["result"]) == (2, 2, {"attempt": 2, "claim": 2})
+    assert (row["attempts"], row["claims"], row["result"]) == (1, 2, {"attempt": 1, "claim": 2})
     assert queue.job(jobs["b"])["claims"] == 1
     states = queue.rows("select state from dreamcut_workers order by started_at")
     assert [row["state"] for row in states] == ["lost", "live"]
@@ -82,11 +83,31 @@ def test_a_frozen_worker_wakes_up_without_harm(spawn: Spawn, queue: Queue, tmp_p
     (tmp_path / "go").touch()
     first.send_signal(signal.SIGCONT)
     wait_until(lambda: status(queue, job) == ["completed"], "the job")
-    assert queue.job(job)["result"] == {"attempt": 2, "claim": 2}
+    assert queue.job(job)["result"] == {"attempt": 1, "claim": 2}
     wait_until(
         lambda: queue.value("select count(*) from dreamcut_workers where state = 'live'") == 2,
         "the frozen worker's new incarnation",
     )
+
+
+def test_a_job_that_hangs_the_event_loop_for_good_ends_its_process(
+    spawn: Spawn, queue: Queue, tmp_path: Path
+) -> None:
+    """Nothing in that process could do it: the loop does not turn. What it held is another's."""
+    soon = Jsonb({"backoffSeconds": 0.1})
+    fellow = queue.add(None, "fellow", payload=do("wait"), retry_policy=soon, max_attempts=1)
+    first = spawn()
+    wait_until((tmp_path / "fellow.1").exists, "the fellow to start")
+    hanging = queue.add(None, "hanging", payload=do("hang_once"), retry_policy=soon, max_attempts=1)
+    wait_until(lambda: queue.job(hanging)["claims"] == 1, "the job to start")
+    spawn()
+    assert first.wait(60) == 1
+    said = (tmp_path / "log0").read_text()
+    assert "longer than the lease: this process ends" in said and "in _hang_once" in said
+    wait_until((tmp_path / "fellow.2").exists, "the fellow to start again")
+    (tmp_path / "go").touch()
+    wait_until(lambda: status(queue, fellow, hanging) == ["completed", "completed"], "both")
+    assert queue.job(hanging)["result"] == {"claim": 2}
 
 
 def test_sigterm_lets_the_job_finish_and_ends_the_process(spawn: Spawn, queue: Queue, tmp_path: Path) -> None:

@@ -1,0 +1,201 @@
+"""What a worker asks for next, given what the last claims brought and what it heard meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from uuid import uuid4
+
+import pytest
+
+from dreamcuts.queue.models import Job
+from dreamcuts.queue.store import Lookout
+from dreamcuts.worker import claiming
+from dreamcuts.worker.claiming import Appetite, Asked
+from dreamcuts.worker.observer import NOBODY
+from dreamcuts.worker.slots import HORIZON_S, LARGEST_CLAIM, Slots
+from dreamcuts.worker.steering import Steering
+from tests.worker.play import Play
+
+SLOTS = 3
+NEVER_S = 3600.0
+turns = itertools.count(1)
+
+
+def jobs(number: int, type: str = "work", urgency: int = -6, suspect: bool = False) -> list[Job]:
+    return [
+        Job(
+            uuid4(), None, "job", type, {}, 1, 3, 1, urgency=urgency, turn=next(turns), is_suspect=suspect
+        )
+        for _ in range(number)
+    ]  # fmt: skip
+
+
+class Hunger:
+    """An Appetite over real Slots, none of which ever runs anything."""
+
+    def __init__(self, *types: str, poll_s: float = NEVER_S) -> None:
+        self.steering = Steering(dict.fromkeys(types, SLOTS))
+        self.slots = Slots(
+            {name: Play(name) for name in types},
+            self.steering,
+            NOBODY,
+            lambda worker, outcome: None,
+            lambda name, at_once: None,
+        )
+        self.appetite = Appetite(self.slots, poll_s)
+
+    def ask(self) -> Asked:
+        asked = self.appetite.ask()
+        assert asked is not None
+        return asked
+
+    def claim(self, *brought: Job) -> tuple[Lookout, ...]:
+        """One whole claim; returns what it asked for."""
+        asked = self.ask()
+        self.appetite.got(asked, brought)
+        return asked.lookouts
+
+
+@pytest.fixture
+def hunger(monkeypatch: pytest.MonkeyPatch) -> Hunger:
+    monkeypatch.setattr(claiming, "RESCAN_S", NEVER_S)
+    return Hunger("work")
+
+
+def test_the_first_claim_asks_for_all_types_from_the_start() -> None:
+    asked = Hunger("work", "other").claim()
+    assert asked == (Lookout("work", SLOTS), Lookout("other", SLOTS))
+
+
+def test_after_a_full_claim_the_next_goes_on_from_its_last_place(hunger: Hunger) -> None:
+    first, second = jobs(SLOTS), jobs(SLOTS)
+    assert hunger.claim(*first) == (Lookout("work", SLOTS),)
+    assert hunger.claim(*second) == (Lookout("work", SLOTS, -6, first[-1].turn),)
+    assert hunger.claim() == (Lookout("work", SLOTS, -6, second[-1].turn),)
+
+
+def test_after_a_short_claim_from_the_middle_the_next_begins_at_the_start(hunger: Hunger) -> None:
+    hunger.claim(*jobs(SLOTS))
+    hunger.claim(*jobs(SLOTS - 1))
+    assert hunger.claim() == (Lookout("work", SLOTS),)
+
+
+def test_after_a_short_claim_from_the_start_it_is_quiet_until_it_hears_something(hunger: Hunger) -> None:
+    hunger.claim(*jobs(SLOTS - 1))
+    assert hunger.appetite.ask() is None and hunger.appetite.is_stilled()
+    assert not hunger.appetite.wants("work")
+    hunger.appetite.heard("work")
+    assert hunger.appetite.wants("work") and not hunger.appetite.is_stilled()
+    assert hunger.claim() == (Lookout("work", SLOTS),)
+    assert hunger.appetite.ask() is None
+
+
+def test_the_types_are_quiet_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claiming, "RESCAN_S", NEVER_S)
+    hunger = Hunger("work", "other")
+    full = jobs(SLOTS, "other")
+    hunger.claim(*full, *jobs(1))
+    assert hunger.claim() == (Lookout("other", SLOTS, -6, full[-1].turn),)
+    hunger.claim()  # and from the start, which is short, too
+    assert hunger.appetite.ask() is None
+    hunger.appetite.heard()
+    assert [each.type for each in hunger.claim()] == ["work", "other"]
+
+
+def test_when_it_is_time_to_poll_all_types_are_asked_for() -> None:
+    hunger = Hunger("work", "other", poll_s=0.0)
+    hunger.claim()
+    assert [each.type for each in hunger.claim()] == ["work", "other"]
+    assert Hunger("work").appetite.seconds_to_poll() == 0
+    patient = Hunger("work")
+    patient.claim()
+    assert 0.8 * NEVER_S < patient.appetite.seconds_to_poll() < 1.2 * NEVER_S
+
+
+@pytest.mark.parametrize("brought", [0, SLOTS - 1, SLOTS])
+@pytest.mark.parametrize("place", ["from the start", "from the middle"])
+def test_news_that_arrive_while_a_claim_is_under_way_are_not_lost(
+    hunger: Hunger, brought: int, place: str
+) -> None:
+    """The claim may have looked before the job was there that the news are about; or is more urgent."""
+    if place == "from the middle":
+        hunger.claim(*jobs(SLOTS))
+    asked = hunger.ask()
+    hunger.appetite.heard("work")
+    hunger.appetite.got(asked, jobs(brought))
+    assert hunger.claim() == (Lookout("work", SLOTS),)
+
+
+def test_now_and_then_a_claim_begins_with_the_most_urgent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    hunger = Hunger("work")
+    asked = hunger.ask()
+    clock[0] += 0.125  # a slow one: there are many dead entries
+    hunger.appetite.got(asked, jobs(SLOTS))
+    wait = claiming.RESCAN_SHARE * 0.125
+    for _ in range(3):
+        clock[0] += wait / 4
+        assert hunger.claim(*jobs(SLOTS))[0].after_turn is not None
+    clock[0] += wait / 4
+    assert hunger.claim(*jobs(SLOTS))[0].after_turn is None
+    clock[0] += claiming.RESCAN_S * 0.6  # this one took no time
+    assert hunger.claim(*jobs(SLOTS))[0].after_turn is not None
+    clock[0] += claiming.RESCAN_S * 0.6
+    assert hunger.claim(*jobs(SLOTS))[0].after_turn is None
+
+
+def test_a_suspect_is_no_place_to_go_on_from(hunger: Hunger) -> None:
+    """It is found from the start, wherever the others are looked for."""
+    (suspect,) = jobs(1, suspect=True)
+    others = jobs(SLOTS - 1)
+    hunger.claim(*others, suspect._replace(turn=10**9))
+    assert hunger.claim() == (Lookout("work", SLOTS, -6, others[-1].turn),)
+
+
+def test_a_claim_of_nothing_but_a_suspect_leaves_the_place_as_it_is(hunger: Hunger) -> None:
+    hunger.steering.slots["work"] = 1
+    hunger.claim(*jobs(1, suspect=True))
+    assert hunger.claim() == (Lookout("work", 1),)
+
+
+# How much to ask for: Slots.room and what may be claimed ahead.
+
+
+def test_nothing_is_claimed_ahead_before_a_job_has_shown_that_it_is_short(hunger: Hunger) -> None:
+    assert hunger.slots.room("work") == SLOTS
+    hunger.slots.lanes["work"].ran(0.001)
+    assert hunger.slots.room("work") == SLOTS + round(SLOTS * HORIZON_S / 0.001)
+    hunger.slots.lanes["work"].forget_pace()
+    assert hunger.slots.room("work") == SLOTS
+
+
+@pytest.mark.parametrize("seconds", [SLOTS * HORIZON_S * 1.01, 60.0, math.inf])
+def test_of_a_type_whose_jobs_are_longer_than_the_horizon_nothing_is(hunger: Hunger, seconds: float) -> None:
+    hunger.slots.lanes["work"].ran(seconds)
+    assert hunger.slots.room("work") == SLOTS
+
+
+def test_there_is_a_most_over_all_types_and_scaling_to_nothing_asks_for_nothing() -> None:
+    hunger = Hunger("work", "other")
+    for lane in hunger.slots.lanes.values():
+        lane.ran(0.0)
+    assert [each.jobs for each in hunger.claim()] == [SLOTS + LARGEST_CLAIM // 2] * 2
+    hunger.steering.slots["work"] = 0
+    hunger.appetite.heard()
+    assert [each.type for each in hunger.claim()] == ["other"]
+
+
+def test_twice_a_claim_may_be_here_and_half_of_one_is_worth_the_next(hunger: Hunger) -> None:
+    hunger.slots.lanes["work"].ran(0.005)
+    ahead = hunger.slots.lanes["work"].ahead(SLOTS, LARGEST_CLAIM)
+    assert ahead == 30
+    worker = uuid4()
+    hunger.slots.admit(worker, jobs(SLOTS + ahead))
+    assert hunger.slots.room("work") == ahead
+    hunger.slots.admit(worker, jobs(ahead // 2))
+    assert hunger.slots.room("work") == ahead // 2 and hunger.slots.is_worth_a_claim(["work"])
+    hunger.slots.admit(worker, jobs(1))
+    assert not hunger.slots.is_worth_a_claim(["work"]) and hunger.appetite.ask() is None
