@@ -27,7 +27,8 @@ from tests.chaos.plan import QUEUE_S, RETRIES, FaultAt, Graph, Size, faults, gra
 from tests.support import Queue, wait_until
 
 SLOTS = "chaos_step:4,gen_image_falai:3,render_shotstack:1,gen_sound_effects_elevenlabs:1"
-HEAL_DEADLINE_S = 120.0
+HEAL_DEADLINE_S = 60.0
+"""Without faults, some job ends in that time."""
 SKEW_S = (0.0, 3600.0, -86400.0, 0.0)
 """How far the clocks of the workers are off, by their number."""
 
@@ -41,6 +42,18 @@ WINDOW = """
     ) calls
 """
 """How long the id of a request that may have left is not stored yet: the window that remains."""
+
+STANDING = (
+    "select job_id, type, state, reason from dreamcut_job_states"
+    " where completed_at is null and state <> 'blocked' order by state, job_id",
+    "select pid, id, state, slots, round(extract(epoch from now() - heartbeat_at)::numeric, 1) as silent_s,"
+    " round(extract(epoch from lease_expires_at - now())::numeric, 1) as lease_s from dreamcut_workers"
+    " where state in ('live', 'draining')",
+    "select pid, state, wait_event_type, wait_event, pg_blocking_pids(pid) as waits_for,"
+    " round(extract(epoch from now() - xact_start)::numeric, 1) as in_transaction_s, left(query, 99) as query"
+    " from pg_stat_activity where application_name = 'dreamcuts' and state <> 'idle'",
+)
+"""Jobs, workers and what the server does for them."""
 
 PICKED_UP = re.compile(r"Picking up request (\S+) at")
 
@@ -90,7 +103,7 @@ class Chaos:
             producer.join()
             self._heal()
             self._wait_for_the_end()
-            codes = [worker.stop() for worker in self._workers]
+            codes = [self._stop(worker) for worker in self._workers]
             return self._reckon(time.monotonic() - began, codes)
 
     # Jobs
@@ -234,6 +247,10 @@ class Chaos:
         log = self.folder / f"worker-{number}.log"
         return WorkerProcess(SLOTS, environment, log, sources=self._sources)
 
+    def _stop(self, worker: WorkerProcess) -> int:
+        self.causes.append(Cause("terminate", time.time(), pid=worker.pid))
+        return worker.stop()
+
     def _replace_the_dead(self) -> None:
         """As a service manager does: a worker that ended is started again, at most once a second."""
         for number, worker in enumerate(self._workers):
@@ -257,17 +274,32 @@ class Chaos:
         self._count_the_provider_s_faults()
 
     def _wait_for_the_end(self) -> None:
-        deadline = time.monotonic() + HEAL_DEADLINE_S
+        """Until all jobs have ended, or none has for a while: a busy machine is slow, and goes on."""
+        last, deadline = -1, 0.0
         with self._queue() as queue:
-            while time.monotonic() < deadline:
+            while True:
                 self._replace_the_dead()
                 # An operator resumes a provider whose breaker our faults opened.
                 queue.run("update dreamcut_providers set paused_until = null, probe_call = null")
-                if not queue.value("select count(*) from dreamcut_jobs where completed_at is null"):
+                left = queue.value("select count(*) from dreamcut_jobs where completed_at is null")
+                if not left:
                     return
+                if left != last:
+                    last, deadline = left, time.monotonic() + HEAL_DEADLINE_S
+                elif time.monotonic() > deadline:
+                    break
                 time.sleep(0.1)
-        for worker in self._workers:  # for the one who looks for the reason
-            worker.send(signal.SIGUSR1)
+            self._tell_why(queue)
+
+    def _tell_why(self, queue: Queue) -> None:
+        """For the one who looks for the reason: how all stands while the workers still run."""
+        self.say(f"  {HEAL_DEADLINE_S:.0f} s without faults, in which no job has ended; these have not:")
+        for sql in STANDING:
+            for row in queue.rows(sql):
+                self.say("    " + ", ".join(f"{name} {value}" for name, value in row.items()))
+        for worker in self._workers:
+            self.say(f"    process {worker.pid} {'is over' if worker.is_over() else 'runs'}: {worker.log}")
+            worker.send(signal.SIGUSR1)  # its tasks, into its log
 
     def _reckon(self, seconds: float, codes: list[int]) -> bool:
         # A request that nobody waits for any more is billed at its end all the same.
