@@ -59,6 +59,22 @@ def test_killed_again_and_again(stage: Callable[[str], Stage], provider: str) ->
     assert there.submits() == 1
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_killed_while_the_provider_is_at_its_limit(stage: Callable[[str], Stage], provider: str) -> None:
+    """The open call takes the last place, and only the job that it belongs to can give it back."""
+    there = stage(provider)
+    there.queue.rows("select dreamcut_limit_provider(%s, '{\"maxConcurrent\": 1}')", provider)
+    there.sandbox.fail("hang", provider=provider, pattern=POLLS[provider])
+    worker = there.worker()
+    job, behind = there.add(), there.add()
+    there.wait_for_a_request(provider, POLLS[provider])
+    worker.kill()
+    successor = there.worker()
+    there.finish(successor, job)
+    there.finish(successor, behind)
+    assert (there.bills(job), there.bills(behind)) == (1, 1)
+
+
 def _rescued(queue: Queue, job: UUID) -> bool:
     queue.rescue()
     return bool(queue.job(job)["completed_at"])
