@@ -34,7 +34,7 @@ types: setup ## Check types
 
 check: lint types test ## Everything that CI checks
 
-chaos: setup ## Break workers, Postgres and providers at random, then check every promise (CHAOS_SEED=n replays)
+chaos: setup ## Break workers, Postgres and providers at random and check every promise (CHAOS_SEED=n, KILLS=n)
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 bench: ## Compare with other Postgres queues: docs/benchmarks.md (QUICK=1: a small run)

@@ -219,8 +219,15 @@ language sql stable set search_path = public, pg_temp as $$
                     case when dreamcut_is_probing(provider.probe_call, clock_timestamp()) then 0 else 1 end
                 else least(
                     dreamcut_effective_concurrency(provider, clock_timestamp()) - (
-                        select count(*) from dreamcut_provider_calls call
-                        where call.provider = provider.name and call.status in ('intent', 'submitted')
+                        -- The open call of a job that is ready takes no room from the claim of that very job,
+                        -- which goes on with it: else a provider at its limit would be closed to those who
+                        -- alone can end its calls.
+                        select count(*)
+                        from dreamcut_provider_calls call
+                        left join dreamcut_jobs job on job.id = call.job
+                        where call.provider = provider.name
+                            and call.status in ('intent', 'submitted')
+                            and job.ready is not true
                     ),
                     provider.max_per_minute - (
                         select count(*) from dreamcut_provider_calls call

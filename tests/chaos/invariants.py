@@ -1,18 +1,18 @@
 """What must be true after a chaos run, whatever happened in it; each with a figure.
 
-The queue is not believed: a trigger of the harness notes every change of a job's status, and the sandbox
-counts for itself what it billed.
+The queue is not believed: a trigger of the harness notes every change of a job's status, and of an outcome
+that was written, and the sandbox counts for itself what it billed (ledger.py compares).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dreamcuts.sandbox import Sandbox
-from tests.chaos.jobtypes import IMAGE
+from tests.chaos.jobtypes import STEP
+from tests.chaos.ledger import Cause, Judgement, Ledger, Paid, judge
 from tests.chaos.plan import ATTEMPTS
 from tests.support import Queue
 
@@ -44,8 +44,22 @@ begin
     return null;
 end $$;
 
-create trigger chaos_witness after update of status on dreamcut_jobs
-for each row when (old.status is distinct from new.status) execute function chaos_note();
+create trigger chaos_witness after update on dreamcut_jobs
+for each row when (
+    old.status is distinct from new.status
+    -- What has ended must not change any more, be it only its result.
+    or old.completed_at is not null and (
+        old.result is distinct from new.result
+        or old.output_url is distinct from new.output_url
+        or old.error_class is distinct from new.error_class
+        or old.error_message is distinct from new.error_message
+        or old.completed_at is distinct from new.completed_at
+        or old.processing_time_ms is distinct from new.processing_time_ms
+        or old.attempts is distinct from new.attempts
+        or old.claims is distinct from new.claims
+    )
+)
+execute function chaos_note();
 """
 """Made in the database of a run before its jobs."""
 
@@ -59,10 +73,15 @@ class Verdict:
     violations: list[str]
 
 
-def check(queue: Queue, sandbox: Sandbox, jobs: int, cancelled: set[str]) -> list[Verdict]:
+def check(
+    queue: Queue, bills: Sequence[Paid], causes: Sequence[Cause], jobs: int, cancelled: set[str]
+) -> tuple[list[Verdict], Judgement]:
     """Look at everything. `cancelled` are the job_ids that the harness itself cancelled."""
     rows = queue.rows("select *, manifest_id::text as manifest from dreamcut_jobs")
-    return [
+    ledger = read_ledger(queue, bills, causes)
+    judgement = judge(ledger)
+    open_calls = [f"{call['job_id']}: {call['status']}" for call in ledger.calls if not call["finished_at"]]
+    verdicts = [
         _accounted(queue, rows, jobs),
         _ended_with_a_reason(rows, cancelled),
         _written_once(queue),
@@ -70,9 +89,29 @@ def check(queue: Queue, sandbox: Sandbox, jobs: int, cancelled: set[str]) -> lis
         _order(queue, rows),
         Verdict("counters equal recomputed ones", len(rows), [str(row) for row in queue.inconsistencies()]),
         _no_dead_worker(queue),
-        _deploys(queue),
-        *_billing(queue, sandbox, rows),
+        _deploys(queue, causes),
+        Verdict("billed requests = jobs + explained retries", len(bills), judgement.unpaid_or_twice),
+        Verdict("every lost call has its cause", len(ledger.calls), judgement.given_up),
+        Verdict("no call is left open", len(ledger.calls), open_calls),
     ]
+    return verdicts, judgement
+
+
+def read_ledger(queue: Queue, bills: Sequence[Paid], causes: Sequence[Cause]) -> Ledger:
+    """What ledger.py judges, out of the database."""
+    jobs = queue.rows("select job_id, status from dreamcut_jobs where type <> %s", STEP)
+    stalled = queue.rows(
+        "select job.job_id, attempt.claim from dreamcut_job_attempts attempt"
+        " join dreamcut_jobs job on job.id = attempt.job where attempt.error_class = 'stalled'"
+    )
+    return Ledger(
+        bills=bills,
+        calls=queue.rows("select * from dreamcut_provider_calls order by created_at"),
+        jobs={row["job_id"]: row["status"] for row in jobs},
+        pids={row["id"]: row["pid"] for row in queue.rows("select id, pid from dreamcut_workers")},
+        causes=causes,
+        stalled=frozenset((row["job_id"], row["claim"]) for row in stalled),
+    )
 
 
 def _accounted(queue: Queue, rows: list[dict[str, Any]], jobs: int) -> Verdict:
@@ -92,7 +131,7 @@ def _ended_with_a_reason(rows: list[dict[str, Any]], cancelled: set[str]) -> Ver
         match row["status"]:
             case "completed":
                 fine = reason is None and row["result"] is not None
-                fine = fine and (row["type"] == IMAGE or row["result"]["claim"] == row["claims"])
+                fine = fine and (row["type"] != STEP or row["result"]["claim"] == row["claims"])
             case "failed":
                 fine = reason == "invalid_request" if row["attempts"] < ATTEMPTS else reason is not None
             case "cancelled":
@@ -152,37 +191,21 @@ def _no_dead_worker(queue: Queue) -> Verdict:
     return Verdict("no job is held by a dead worker", workers, [str(row) for row in held])
 
 
-def _deploys(queue: Queue) -> Verdict:
-    """A worker that ended in order (state `stopped`) has used up no attempt by ending."""
+def _deploys(queue: Queue, causes: Sequence[Cause]) -> Verdict:
+    """A worker that ended in order (state `stopped`) has used up no attempt since it was told to end.
+
+    Before, it may have: on a busy machine a lease runs out, and if a lock keeps the rescue from some of its
+    jobs, the incarnation lives on with those.
+    """
+    told = {cause.pid: cause.at for cause in causes if cause.kind == "terminate"}
     burned = queue.rows(
-        "select attempt.job, attempt.claim from dreamcut_job_attempts attempt join dreamcut_workers worker"
-        " on worker.id = attempt.worker_id where worker.state = 'stopped' and attempt.error_class = 'stalled'"
+        "select attempt.job, attempt.claim, worker.pid, extract(epoch from attempt.finished_at)::float8 as at"
+        " from dreamcut_job_attempts attempt join dreamcut_workers worker on worker.id = attempt.worker_id"
+        " where worker.state = 'stopped' and attempt.error_class = 'stalled'"
     )
+    wrong = [str(row) for row in burned if row["pid"] in told and row["at"] >= told[row["pid"]]]
     stopped = queue.value("select count(*) from dreamcut_workers where state = 'stopped'")
-    return Verdict("a deploy uses up no attempt", stopped, [str(row) for row in burned])
-
-
-def _billing(queue: Queue, sandbox: Sandbox, rows: list[dict[str, Any]]) -> list[Verdict]:
-    bills = sandbox.bills("fal")
-    calls = queue.rows("select * from dreamcut_provider_calls order by created_at")
-    job_of = {call["request_id"]: call["job_id"] for call in calls if call["request_id"]}
-    # A request whose id was lost is known by its body: every prompt is another.
-    by_mark = {bill.mark: job_of[bill.request_id] for bill in bills if bill.request_id in job_of}
-    unaccounted = [f"bill {bill.request_id} belongs to no job" for bill in bills if bill.mark not in by_mark]
-    paid = Counter(by_mark[bill.mark] for bill in bills if bill.mark in by_mark)
-    lost = Counter(call["job_id"] for call in calls if call["status"] == "unknown")
-    twice = [
-        f"{job} was billed {times} times; {lost[job]} calls of it have an unknown outcome"
-        for job, times in paid.items()
-        if times > 1 + lost[job]
-    ]
-    made = [row["job_id"] for row in rows if row["type"] == IMAGE and row["status"] == "completed"]
-    twice += [f"{job} has a picture, and no bill" for job in made if not paid[job]]
-    open_calls = [f"{call['job_id']}: {call['status']}" for call in calls if call["finished_at"] is None]
-    return [
-        Verdict("billed requests = jobs + explained retries", len(bills), unaccounted + twice),
-        Verdict("no call is left open", len(calls), open_calls),
-    ]
+    return Verdict("a deploy uses up no attempt", stopped, wrong)
 
 
 def report(verdicts: list[Verdict], say: Callable[[str], None]) -> bool:

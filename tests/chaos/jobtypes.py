@@ -18,6 +18,8 @@ from dreamcuts.jobs.registry import load_job_types
 
 STEP = "chaos_step"
 IMAGE = "gen_image_falai"
+RENDER = "render_shotstack"
+SOUND = "gen_sound_effects_elevenlabs"
 POISON = "chaos_poison"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dreamcuts.embedded import EmbeddedPostgres
 from tests.support import wait_until
 
 ROOT = Path(__file__).parents[2]
-MAIN = Path(__file__).with_name("worker_main.py")
+MAIN = Path("tests/chaos/worker_main.py")
 
 # Only fsync is off: a server that crashes loses nothing then, a machine that does would.
 DURABLE = {"fsync": "off", "full_page_writes": "off", "max_connections": "100"}
@@ -52,13 +53,13 @@ class CrashingPostgres(EmbeddedPostgres):
 class WorkerProcess:
     """One worker process, with its log in a file."""
 
-    def __init__(self, slots: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, slots: str, environment: Mapping[str, str], log: Path, sources: Path = ROOT) -> None:
         self.log = log
         self.began = time.monotonic()
         self._out: TextIO = log.open("a")
         self.process = subprocess.Popen(
-            [sys.executable, str(MAIN), slots],
-            env={**clean_environment(), **environment, "PYTHONPATH": str(ROOT)},
+            [sys.executable, str(sources / MAIN), slots],
+            env={**clean_environment(), **environment, "PYTHONPATH": str(sources)},
             cwd=log.parent,
             stdin=subprocess.DEVNULL,
             stdout=self._out,
@@ -82,6 +83,10 @@ class WorkerProcess:
 
     def is_over(self) -> bool:
         return self.process.poll() is not None
+
+    def is_stopped(self) -> bool:
+        """Whether a SIGSTOP holds it."""
+        return not self.is_over() and _state(self.pid) == "T"
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
@@ -112,6 +117,25 @@ def clean_environment() -> dict[str, str]:
     """The environment without any setting of DreamCuts."""
     names = {name.upper() for name in Settings.model_fields}
     return {key: value for key, value in os.environ.items() if key not in names}
+
+
+def copy_sources(folder: Path) -> Path:
+    """A copy of what workers run, so that an edit in the middle of a long run does not change them.
+
+    A worker that is started late would be another program than those that run, or read SQL that is not the
+    database's.
+    """
+    for name in ("dreamcuts", "sql", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def _state(pid: int) -> str:
+    """The state of a process as the kernel names it: R, S, T, Z."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _descendants(pid: int) -> list[int]:

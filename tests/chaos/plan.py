@@ -7,27 +7,63 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.jobtypes import IMAGE, STEP
+from tests.chaos.jobtypes import IMAGE, RENDER, SOUND, STEP
 
 SUBMIT = r"^POST /fal-ai/"
 STATUS = r"^GET /fal-ai/.*/status"
 RESULT = r"^GET /fal-ai/[^/]+/requests/[^/]+$"
+RENDER_SUBMIT = r"^POST /edit/[^/]+/render$"
+RENDER_STATUS = r"^GET /edit/[^/]+/render/"
+SPEAK = r"^POST /v1/"
+MADE = r"^GET /[0-9a-f]{32}\."
+"""A file that the sandbox made; not the picture that the films are made of."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a run is. `lease` and the times of the faults are in seconds."""
+    """How large a run is. `lease` and the times of the faults are in seconds.
+
+    `paid` is the share of jobs that ask fal or ElevenLabs, `films` that of graphs that end in a render. In a
+    run that `picks_up`, faults must have met open calls, else it shows nothing about them.
+    """
 
     jobs: int
-    images: float
+    paid: float
+    films: float
     workers: int
     faults: int
     every: float
     lease: float
+    picks_up: bool
 
 
-FAST = Size(jobs=140, images=0.15, workers=3, faults=9, every=0.9, lease=1.5)
-LONG = Size(jobs=2200, images=0.2, workers=4, faults=110, every=1.4, lease=2.0)
+FAST = Size(jobs=140, paid=0.2, films=0.2, workers=3, faults=9, every=0.9, lease=1.5, picks_up=False)
+LONG = Size(jobs=2200, paid=0.25, films=0.35, workers=4, faults=110, every=1.4, lease=2.0, picks_up=True)
+
+QUEUE_S = (0.05, 3.0)
+"""How long a request waits at fal, from and to."""
+
+FILM = {
+    "resolution": {"width": 64, "height": 64},
+    "quality": "verylow",
+    "enableCaptions": False,
+    "enableTransitions": False,
+}
+
+
+def marked(job_id: str) -> str:
+    """Words by which the request of a job is known, wherever its other inputs come from."""
+    return f"for-{job_id}"
+
+
+def manifest_json(picture: str) -> dict[str, Any]:
+    """A film of one second that shows the picture at this URL."""
+    return {
+        "metadata": {"durationSeconds": 1, "aspectRatio": "1:1"},
+        "scenes": [{"id": "s1", "durationSeconds": 1, "visuals": [{"assetId": "lantern"}]}],
+        "assets": {"lantern": {"source": "user", "mimeType": "image/png", "originUrl": picture}},
+    }
+
 
 RETRIES = {"backoffSeconds": 0.1, "maxBackoffSeconds": 0.5}
 ATTEMPTS = 60  # so that no job runs out of them by our faults alone
@@ -51,6 +87,8 @@ class Graph:
 
     jobs: list[PlannedJob]
     bulk: bool
+    film: str | None
+    """The job that renders the manifest, if one does."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +109,14 @@ def graphs(seed: int, size: Size) -> Iterator[Graph]:
     while left > 0:
         count = min(left, chance.randint(6, 30))
         jobs = [_job(chance, number, place, size) for place in range(count)]
+        film = None
+        if chance.random() < size.films:
+            film = jobs[-1].job_id
+            # As planners have it: all that is to be heard is there, so every attempt sends the same edit.
+            heard = {job.job_id for job in jobs[:-1] if job.type == SOUND}
+            jobs[-1] = PlannedJob(film, RENDER, FILM, sorted(heard | set(jobs[-1].depends_on)))
         chance.shuffle(jobs)  # a dependent may come before what it depends on
-        yield Graph(jobs, bulk=chance.random() < 0.7)
+        yield Graph(jobs, bulk=chance.random() < 0.7, film=film)
         left -= count
         number += 1
 
@@ -81,9 +125,15 @@ def _job(chance: random.Random, graph: int, place: int, size: Size) -> PlannedJo
     name = f"g{graph}_j{place}"
     earlier = [f"g{graph}_j{other}" for other in range(place)]
     depends_on = chance.sample(earlier, min(len(earlier), chance.choice((0, 1, 1, 2, 3))))
-    if chance.random() < size.images:
+    if chance.random() < size.paid:
+        if chance.random() < 0.2:
+            sound = {
+                "text": f"an old lantern creaks softly in the wind, {marked(name)}",
+                "durationSeconds": 0.5,
+            }
+            return PlannedJob(name, SOUND, sound, depends_on)
         payload: dict[str, Any] = {
-            "prompt": f"a lantern by the river, {name}",
+            "prompt": f"a lantern by the river, {marked(name)}",
             "imageSize": {"width": 64, "height": 64},
             "fallbackProviders": [],
         }
@@ -163,8 +213,14 @@ def _details(chance: random.Random, kind: str) -> dict[str, Any]:
                 {"kind": "drop_after", "pattern": STATUS, "times": 3},
                 {"kind": "delay", "seconds": 1.0, "pattern": SUBMIT, "times": 3},
                 {"kind": "hang", "seconds": 2.0, "pattern": STATUS, "times": 2},
-                {"kind": "status", "status": 404, "pattern": r"^GET /", "provider": "files"},
-                {"kind": "drop_before", "pattern": r"^GET /", "provider": "files", "times": 2},
+                {"kind": "status", "status": 404, "pattern": MADE, "provider": "files"},
+                {"kind": "drop_before", "pattern": MADE, "provider": "files", "times": 2},
+                {"kind": "drop_before", "pattern": RENDER_SUBMIT, "provider": "shotstack"},
+                {"kind": "drop_after", "pattern": RENDER_SUBMIT, "provider": "shotstack"},
+                {"kind": "delay", "seconds": 1.0, "pattern": RENDER_SUBMIT, "provider": "shotstack"},
+                {"kind": "status", "status": 503, "pattern": RENDER_STATUS, "provider": "shotstack"},
+                {"kind": "drop_after", "pattern": SPEAK, "provider": "elevenlabs"},
+                {"kind": "delay", "seconds": 1.0, "pattern": SPEAK, "provider": "elevenlabs", "times": 2},
             )
         )
     )

@@ -10,6 +10,10 @@ from tests.chaos.plan import FAST
 
 def test_a_short_chaos_run(tmp_path: Path) -> None:
     lines: list[str] = []
-    fine = Chaos(seed_of_environment(), FAST, tmp_path, lines.append).run()
-    print("\n".join(lines))
-    assert fine, "\n".join(lines)
+
+    def say(line: str) -> None:
+        print(line)  # at once: pytest shows it also when the run ends with an error
+        lines.append(line)
+
+    assert Chaos(seed_of_environment(), FAST, tmp_path, say).run(), "\n".join(lines)
+    assert lines[0].startswith("chaos seed")

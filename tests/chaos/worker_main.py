@@ -2,18 +2,25 @@
 
     python worker_main.py chaos_step:8,gen_image_falai:4
 
-CHAOS_CLOCK_OFFSET_S puts the clock that Python sees that many seconds off. SIGUSR1 writes where every task
-of the process waits. CHAOS_MEMORY_MB is how much address space it may take beyond what it has at the start.
+CHAOS_CLOCK_OFFSET_S puts the clock that Python sees that many seconds off, however it is asked. SIGUSR1
+writes where every task of the process waits. CHAOS_MEMORY_MB is how much address space it may take beyond
+what it has at the start.
 """
+
+# ruff: noqa: E402  (the clock is put off before anything is imported that may keep a hold of it)
 
 from __future__ import annotations
 
-import asyncio
 import os
+
+from tests.chaos.clock import put_off
+
+put_off(float(os.environ.get("CHAOS_CLOCK_OFFSET_S", "0")))
+
+import asyncio
 import resource
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 
@@ -37,10 +44,6 @@ def tell_where(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGUSR1, tell_where)
-    offset = float(os.environ.get("CHAOS_CLOCK_OFFSET_S", "0"))
-    if offset:
-        real = time.time
-        time.time = lambda: real() + offset
     slots = {
         name: int(number) for name, _, number in (part.partition(":") for part in sys.argv[1].split(","))
     }

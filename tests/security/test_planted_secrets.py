@@ -139,10 +139,11 @@ def everything_fails(queue: Queue, sandbox: Sandbox, environment: dict[str, str]
     sandbox.fail("status", provider="supabase", match="/upload/", status=400, times=None, body={
         "statusCode": "403", "error": "Unauthorized",
         "message": f"jwt {environment['SUPABASE_SERVICE_ROLE_KEY']} is malformed"})  # fmt: skip
+    manifest = queue.manifest()
     for what in ("bug", "job"):
         names.append(f"leaks-{what}")
         queue.add(
-            None,
+            manifest,
             names[-1],
             type="chaos_poison",
             payload=Jsonb({"how": "leaks", "what": what}),
@@ -189,6 +190,7 @@ def test_planted_secrets_are_nowhere(
         deadline = time.monotonic() + 60
         untried = "select count(*) from dreamcut_jobs where attempts = 0 and error_class is null"
         while queue.value(untried) and time.monotonic() < deadline:
+            planted.check("ps", "\n".join(_command_lines(worker.pid)))
             # Accounts are refused here again and again: an operator who resumes the provider each time.
             queue.run("delete from dreamcut_endpoint_limits")
             queue.run("delete from dreamcut_providers")
@@ -207,19 +209,58 @@ def test_planted_secrets_are_nowhere(
         planted.check("the log", worker.text())
         assert "[hidden]" in worker.text(), "nothing was echoed: the test shows nothing"
         assert "[hidden]" in every_row(queue)
-        planted.check("ps", Path(f"/proc/{worker.pid}/cmdline").read_text())
-        _check_http(planted, worker)
+        _check_http(planted, queue, worker)
         _check_cli(planted, queue)
     finally:
         worker.kill()
 
 
-def _check_http(planted: Planted, worker: WorkerProcess) -> None:
+def _check_http(planted: Planted, queue: Queue, worker: WorkerProcess) -> None:
     found = re.search(r"http://127\.0\.0\.1:\d+", worker.text())
     assert found, worker.text()[:2000]
-    for path in ("/health", "/status", "/live", "/ready", "/metrics", "/dashboard", "/nothing"):
+    for path in ("/health", "/status", "/live", "/ready", "/metrics", "/nothing"):
         answer = httpx.get(found[0] + path, follow_redirects=True, timeout=20)
         planted.check(path, answer.text + str(answer.headers))
+    with httpx.Client(base_url=found[0] + "/dashboard", timeout=20) as client:
+        hidden = [path for path in _pages(queue) if "[hidden]" in _page(planted, client, path)]
+        for kind in ("/jobs/", "/manifests/"):
+            assert any(path.startswith(kind) for path in hidden), f"no page {kind}... shows what was hidden"
+        token = planted.environment["DASHBOARD_TOKEN"]
+        assert client.post("/sign-in", data={"token": token}).status_code == 303
+        for path in ("/", "/providers", *hidden[:3]):  # now with the buttons of who may change something
+            _page(planted, client, path)
+
+
+def _pages(queue: Queue) -> list[str]:
+    """Every kind of page, and every job's: each met another error."""
+    jobs = [f"/jobs/{row['id']}" for row in queue.rows("select id from dreamcut_jobs order by job_id")]
+    manifests = [
+        f"/manifests/{row['id']}" for row in queue.rows("select id from dreamcut_production_manifest")
+    ]
+    assert jobs and manifests
+    lists = ["/", "/manifests", "/jobs", "/jobs?status=failed", "/workers", "/providers"]
+    return [*lists, *manifests, *jobs]
+
+
+def _page(planted: Planted, client: httpx.Client, path: str) -> str:
+    answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.text[:500])
+    planted.check(f"the dashboard's {path}", answer.text + str(answer.headers))
+    return answer.text
+
+
+def _command_lines(pid: int) -> list[str]:
+    """What `ps` shows of a process and of all that it has started."""
+    try:
+        own = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has ended meanwhile
+    return [own, *(line for child in children for line in _command_lines(child))]
 
 
 def _check_cli(planted: Planted, queue: Queue) -> None:
@@ -234,6 +275,31 @@ def _check_cli(planted: Planted, queue: Queue) -> None:
         ("db", "status"),
     ):
         planted.check(" ".join(arguments), _cli(planted.environment, *arguments))
+
+
+def test_a_process_that_the_cli_starts_has_no_secret_in_its_command_line(
+    planted: Planted, tmp_path: Path
+) -> None:
+    """What the parent knows reaches its worker by the environment alone."""
+    environment = {**planted.environment, "ENABLE_HEALTH_CHECK": "false"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dreamcuts", "work", "--types", "image", "--reload"],
+            env={**clean_environment(), **environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+        )
+        try:
+            wait_until(lambda: "serves image" in (tmp_path / "log").read_text(), "the worker")
+            lines = _command_lines(process.pid)
+            assert sum("dreamcuts work" in line for line in lines) == 2, lines
+            planted.check("ps", "\n".join(lines))
+        finally:
+            process.terminate()
+            process.wait(60)
+    planted.check("the log", (tmp_path / "log").read_text())
 
 
 @pytest.mark.parametrize(
@@ -292,13 +358,27 @@ async def test_shotstack_that_echoes_its_key(sandbox: Sandbox, status: int) -> N
 
 
 def _cli(environment: dict[str, str], *arguments: str, fails: bool = False) -> str:
-    done = subprocess.run(
+    """What a command prints, and what `ps` shows of it while it runs."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "dreamcuts", *arguments],
         env={**clean_environment(), **environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
         cwd=Path(__file__).parent,
     )
-    assert (done.returncode != 0) == fails, done.stderr
-    return done.stdout + done.stderr
+    seen: set[str] = set()
+    deadline = time.monotonic() + 60
+    while True:
+        seen |= set(_command_lines(process.pid))
+        try:
+            said, _ = process.communicate(timeout=0.05)
+            break
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                process.kill()
+                process.communicate()
+                raise
+    assert (process.returncode != 0) == fails, said
+    return "\n".join([said, *seen])

@@ -104,9 +104,13 @@ def test_every_relation_is_closed_but_for_what_is_meant_to_be_read(
     owner: Queue, acting: Callable[..., Queue], role: str
 ) -> None:
     first, _ = two_users(owner)
+    owner.rows("select dreamcut_ensure_archive('2026-01-01')")  # a month's tables, made as they are needed
     outside = acting(role, first)
     relations = owner.rows(RELATIONS)
     assert len(relations) > 8
+    assert {"dreamcut_archived_jobs_2026_01", "dreamcut_archived_attempts_2026_01"} <= {
+        relation["name"] for relation in relations
+    }
     for relation in relations:
         name = relation["name"]
         if relation["kind"] == "S":
@@ -155,6 +159,7 @@ def test_no_function_can_be_executed(owner: Queue, acting: Callable[..., Queue],
 
 
 def test_row_level_security_is_on_for_every_table(owner: Queue) -> None:
+    owner.rows("select dreamcut_ensure_archive('2026-01-01')")
     open_tables = owner.rows(
         """select relname from pg_class
            where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and not relrowsecurity"""
