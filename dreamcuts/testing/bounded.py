@@ -73,7 +73,8 @@ class BoundedWorker(Worker):
 
     async def _claim(self) -> int | None:
         if self._claims_left <= 0:
-            self.drain()
+            if self._slots.is_empty():  # a drain would hand back what has not begun
+                self.drain()
             return None
         claimed = await super()._claim()
         self._claims_left -= claimed or 0

@@ -30,12 +30,13 @@ FLOOD_S = 0.2
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a type's ready jobs. `news` counts what was heard of them."""
+    """What is known of a type's ready jobs. `news` counts what was heard of them, `room` what made room."""
 
     may_be_ready: bool = True
     after: tuple[int, int] | None = None
     from_start_at: float = 0.0
     news: int = 0
+    room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Asked:
     """A claim under way: how many of each type, from where, what was known when it was made."""
 
     lookouts: tuple[Lookout, ...]
-    news: tuple[int, ...]
+    known: tuple[tuple[int, int], ...]
     at: float
     waits: bool
 
@@ -94,6 +95,12 @@ class Appetite:
             known.may_be_ready = True
             known.after = None
 
+    def may_be_more(self) -> None:
+        """Of any type something may be ready, after what was claimed before: room was made under a limit."""
+        for known in self._known.values():
+            known.room += 1
+            known.may_be_ready = True
+
     def is_stilled(self) -> bool:
         """Whether nothing was ready of any type for which there was room."""
         return not any(known.may_be_ready and self._slots.room(name) for name, known in self._known.items())
@@ -119,7 +126,8 @@ class Appetite:
             return None
         # All of its types are in a flood: it comes back by itself.
         waits = len(names) < len(self._known) or now - self._full_at > FLOOD_S
-        return Asked(tuple(lookouts), tuple(self._known[each.type].news for each in lookouts), now, waits)
+        known_now = tuple((self._known[each.type].news, self._known[each.type].room) for each in lookouts)
+        return Asked(tuple(lookouts), known_now, now, waits)
 
     def got(self, asked: Asked, jobs: Sequence[Job]) -> None:
         """Learn from a claim's answer."""
@@ -131,7 +139,7 @@ class Appetite:
                 last[job.type] = job  # they come in the order in which they were claimed
             counts[job.type] += 1
         is_full = True
-        for lookout, news in zip(asked.lookouts, asked.news, strict=True):
+        for lookout, (news, room) in zip(asked.lookouts, asked.known, strict=True):
             known = self._known[lookout.type]
             from_start = lookout.after_turn is None
             if from_start:
@@ -143,7 +151,7 @@ class Appetite:
                 is_full = False
                 # From the middle, it may have missed what is before; from the start, there is no more.
                 known.after = None
-                known.may_be_ready = not from_start or known.news != news
+                known.may_be_ready = not from_start or (known.news, known.room) != (news, room)
         if is_full:
             self._full_at = now
         if jobs:

@@ -351,7 +351,7 @@ class Worker:
     def _has_room(self, name: str, at_once: bool) -> None:
         """A slot of the type is free."""
         if not at_once:
-            self._appetite.heard()  # its call made room under a provider's limit, for other types too
+            self._appetite.may_be_more()  # its call made room under a provider's limit, for other types too
         if self._draining or self._options.until_idle or self._appetite.wants(name):
             self._wake()
 

@@ -104,6 +104,7 @@ begin
                     and not job.suspect
                     and job.type = lane.type
                     and (~job.priority, job.turn) < (suspect.urgency, suspect.turn)
+                order by ~job.priority, job.turn  -- or Postgres may read the table, in the hope of some soon
                 limit lane.slots
             ) before
         )

@@ -7,19 +7,17 @@ when it goes on is the question; the sandbox's own count of bills is the answer.
 from __future__ import annotations
 
 import signal
-from uuid import UUID
+from collections.abc import Callable
 
 import pytest
 
-from dreamcuts.sandbox import Sandbox
-from tests.chaos.machine import StartWorker, WorkerProcess
+from tests.chaos.kill_points import LOCK_CALLS, Stage, locked
+from tests.chaos.machine import WorkerProcess
 from tests.chaos.plan import SUBMIT
-from tests.chaos.test_kill_points import IMAGES, calls, finish, job, locked, requests, waits_for_a_lock
+from tests.chaos.test_kill_points import stage
 from tests.support import Queue, wait_until
 
-__all__ = ["job"]  # the fixture
-
-CALLS_LOCKED = "lock table dreamcut_provider_calls in share row exclusive mode"
+__all__ = ["stage"]  # the fixture
 
 
 def come_back(ghost: WorkerProcess, queue: Queue) -> None:
@@ -32,41 +30,43 @@ def come_back(ghost: WorkerProcess, queue: Queue) -> None:
 
 @pytest.mark.parametrize("when", ["the call waits for a lock", "the call's answer is on its way"])
 def test_paused_before_the_request_is_sent(
-    start_worker: StartWorker, queue: Queue, database: str, job: UUID, sandbox: Sandbox, when: str
+    stage: Callable[[str], Stage], queue: Queue, database: str, when: str
 ) -> None:
     """Paid once: the fence refuses a late call, and our own clock one whose answer waited for us."""
-    with locked(database, CALLS_LOCKED) as holder:
-        ghost = start_worker(IMAGES)
-        wait_until(lambda: waits_for_a_lock(queue, "begin_call"), "the worker to begin its call")
+    there = stage("fal")
+    with locked(database, LOCK_CALLS) as holder:
+        ghost = there.worker()
+        job = there.add()
+        there.wait_for_a_lock("begin_call")
         ghost.send(signal.SIGSTOP)
         if "answer" in when:
             holder.rollback()
-            wait_until(lambda: calls(queue) == ["intent"], "the call to be admitted")
+            wait_until(lambda: there.calls(job) == ["intent"], "the call to be admitted")
         else:
             queue.expire(queue.job(job)["worker_id"])
             wait_until(lambda: queue.rescue(), "the rescue")
-    row = finish(start_worker, queue, job)
+    row = there.finish(there.worker(), job)
     come_back(ghost, queue)
     assert queue.job(job) == row
-    assert requests(sandbox, "fal", SUBMIT) == 1
-    assert len(sandbox.bills()) == 1
+    assert there.submits() == 1
+    assert there.bills(job) == 1
 
 
-def test_paused_while_the_request_is_under_way(
-    start_worker: StartWorker, queue: Queue, job: UUID, sandbox: Sandbox
-) -> None:
+def test_paused_while_the_request_is_under_way(stage: Callable[[str], Stage], queue: Queue) -> None:
     """The window that remains, as for a kill: paid twice, and the ledger knows the id of the lost request."""
-    sandbox.fail("delay", provider="fal", pattern=SUBMIT, seconds=0.5)
-    ghost = start_worker(IMAGES)
-    wait_until(lambda: requests(sandbox, "fal", SUBMIT), "the submit")
+    there = stage("fal")
+    there.sandbox.fail("delay", provider="fal", pattern=SUBMIT, seconds=0.5)
+    ghost = there.worker()
+    job = there.add()
+    there.wait_for_a_request("fal", SUBMIT)
     ghost.send(signal.SIGSTOP)
-    row = finish(start_worker, queue, job)
+    row = there.finish(there.worker(), job)
     ghost.send(signal.SIGCONT)
     wait_until(lambda: all(id_ for id_ in request_ids(queue)), "the lost request's id")
     come_back(ghost, queue)
     assert queue.job(job) == row
-    assert len(sandbox.bills()) == 2
-    assert calls(queue) == ["unknown", "succeeded"]
+    assert there.bills(job) == 2
+    assert there.calls(job) == ["unknown", "succeeded"]
     assert len(set(request_ids(queue))) == 2
 
 

@@ -84,8 +84,11 @@ FILL = """
     from generate_series(1, 5);
 
     insert into dreamcut_provider_calls
-        (job, manifest_id, job_id, claim, worker_id, provider, endpoint, status, cost_usd, finished_at)
-    select job.id, job.manifest_id, job.job_id, 1, gen_random_uuid(), 'fal', 'flux', 'succeeded', 0.05, now()
+        (job, manifest_id, job_id, claim, worker_id, provider, endpoint, status, cost_usd, created_at,
+         finished_at)
+    -- Half an hour ago: those of the last minute are not added up yet, and are few.
+    select job.id, job.manifest_id, job.job_id, 1, gen_random_uuid(), 'fal', 'flux', 'succeeded', 0.05,
+        now() - interval '30 minutes', now() - interval '29 minutes'
     from dreamcut_jobs job where job.status = 'completed';
 
     -- Two months of the archive.

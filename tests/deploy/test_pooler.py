@@ -21,7 +21,7 @@ from dreamcuts.db.pool import open_pool
 from dreamcuts.db.pooler import is_known_pooler, is_transaction_pooled
 from dreamcuts.errors import DatabaseError
 from dreamcuts.queue.models import Completed
-from dreamcuts.queue.store import Store
+from dreamcuts.queue.store import Lookout, Store
 from dreamcuts.sandbox import Sandbox
 from tests.deploy.processes import Start
 
@@ -121,7 +121,7 @@ async def test_many_workers_share_few_connections(
     async def work(store: Store) -> None:
         worker = uuid4()
         await store.register(worker, {"gen_image_falai": 5}, lease)
-        while jobs := await store.claim(worker, {"gen_image_falai": 5}):
+        while jobs := await store.claim(worker, [Lookout("gen_image_falai", 5)]):
             assert (await store.heartbeat(worker, lease, draining=False, held=jobs)).alive
             outcomes = [Completed(job, {"by": str(worker)}, None) for job in jobs]
             done.extend(settled.outcome.job.id for settled in await store.write(worker, outcomes))

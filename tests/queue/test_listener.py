@@ -56,6 +56,7 @@ def heard(database: str) -> Heard:
 
 
 async def test_it_hears_an_insert_and_its_name_but_no_echo(heard: Heard, queue: Queue) -> None:
+    queue.worker(["tts"])
     async with heard.running():
         queue.add(None, type="tts")
         await heard.until("jobs:tts")
@@ -68,6 +69,7 @@ async def test_after_a_lost_connection_it_wakes_the_worker_and_hears_again(
     heard: Heard, queue: Queue
 ) -> None:
     """At once, not at the next echo: with half a minute between echoes this test would not end in time."""
+    queue.worker(["image"])
     async with heard.running():
         await until(heard.listener._echo.is_set)
         ended = queue.rows(

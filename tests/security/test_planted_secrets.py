@@ -202,8 +202,10 @@ def test_planted_secrets_are_nowhere(
 
         tried = queue.rows("select error_class from dreamcut_jobs where error_class is not null")
         assert len(tried) >= len(names) * 0.9
+        # Of all attempts: what was at its limit may have been tried again meanwhile.
+        met = queue.rows("select distinct error_class from dreamcut_job_attempts")
         assert {"auth", "quota", "invalid_request", "rate_limited", "bug"} <= {
-            row["error_class"] for row in tried
+            row["error_class"] for row in met
         }
         planted.check("a row", every_row(queue))
         planted.check("the log", worker.text())

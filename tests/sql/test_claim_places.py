@@ -19,7 +19,11 @@ BIGINT_MIN, BIGINT_MAX = -(2**63), 2**63 - 1
 START: Place = (None, None)
 
 # The claim's own statement, made to wait after it has its snapshot, before it locks the rows.
-PAUSED = ("where job.ready\n", "where job.ready and pg_advisory_xact_lock(4711)::text = ''\n")
+PAUSED = (
+    "                order by ~job.priority, job.turn\n                limit lane.slots\n",
+    "                    and pg_advisory_xact_lock(4711)::text = ''\n"
+    "                order by ~job.priority, job.turn\n                limit lane.slots\n",
+)
 
 
 def claim(

@@ -294,6 +294,9 @@ def test_a_locked_dependent_holds_up_its_own_manifest_alone(
     queue.claim(workers[1], 1)
     for worker in workers:
         queue.expire(worker)
+    queue.run(
+        "update dreamcut_jobs set stalls = 2 where status = 'processing'"
+    )  # so that their attempts count
     holder = another()
     holder.run("select from dreamcut_jobs where id = %s for update", stuck["b"])
     assert set(ids_of(queue.rescue())) == {free["a"], alone, other["a"]}

@@ -12,7 +12,7 @@ import pytest
 from dreamcuts.queue.models import Job
 from dreamcuts.queue.store import Lookout
 from dreamcuts.worker import claiming
-from dreamcuts.worker.claiming import Appetite, Asked
+from dreamcuts.worker.claiming import LONGEST_POLL_S, Appetite, Asked
 from dreamcuts.worker.observer import NOBODY
 from dreamcuts.worker.slots import HORIZON_S, LARGEST_CLAIM, Slots
 from dreamcuts.worker.steering import Steering
@@ -104,14 +104,46 @@ def test_the_types_are_quiet_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert [each.type for each in hunger.claim()] == ["work", "other"]
 
 
-def test_when_it_is_time_to_poll_all_types_are_asked_for() -> None:
-    hunger = Hunger("work", "other", poll_s=0.0)
+def test_what_a_look_finds_is_asked_for() -> None:
+    hunger = Hunger("work", "other")
     hunger.claim()
+    hunger.appetite.looked(["other"], None, hears=True)
+    assert [each.type for each in hunger.claim()] == ["other"]
+    hunger.appetite.looked([], -0.1, hears=True)  # something has come due; a claim promotes it
     assert [each.type for each in hunger.claim()] == ["work", "other"]
-    assert Hunger("work").appetite.seconds_to_poll() == 0
-    patient = Hunger("work")
-    patient.claim()
-    assert 0.8 * NEVER_S < patient.appetite.seconds_to_poll() < 1.2 * NEVER_S
+
+
+def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive() -> None:
+    appetite = Hunger("work", poll_s=1.0).appetite
+
+    def pause(ready: list[str], due_s: float | None, hears: bool) -> float:
+        appetite.looked(ready, due_s, hears=hears)
+        return appetite.seconds_to_look()
+
+    pauses = [pause([], None, True) for _ in range(6)]
+    for wanted, got in zip([1, 2, 4, 8, LONGEST_POLL_S, LONGEST_POLL_S], pauses, strict=True):
+        assert 0.85 * wanted < got < 1.15 * wanted
+    assert pause([], 3.0, True) <= 3.1  # when the next delayed job comes due
+    assert pause(["work"], None, True) < 1.2  # something is there, and perhaps cannot be claimed yet
+    assert pause([], None, True) < 1.2
+    assert pause([], None, False) < 1.2 and pause([], None, False) < 1.2  # nobody would wake us
+    for _ in range(5):
+        pause([], None, True)
+    appetite.look_soon()
+    assert appetite.seconds_to_look() <= 1.0
+
+
+def test_only_a_worker_in_a_flood_does_without_being_woken() -> None:
+    hunger = Hunger("work", "other")
+    first = hunger.ask()
+    assert first.waits
+    hunger.appetite.got(first, [*jobs(SLOTS), *(job._replace(type="other") for job in jobs(SLOTS))])
+    second = hunger.ask()
+    assert not second.waits  # the last one found all it asked for, just now
+    hunger.appetite.got(second, jobs(SLOTS))
+    third = hunger.ask()  # the other type from the start, where some may have come back
+    hunger.appetite.got(third, jobs(SLOTS))
+    assert hunger.ask().waits  # nothing is left of the other type
 
 
 @pytest.mark.parametrize("brought", [0, SLOTS - 1, SLOTS])
