@@ -30,7 +30,7 @@ from dreamcuts.queue.store import Store
 
 log = logging.getLogger(__name__)
 
-LARGEST_BATCH = 500
+LARGEST_BATCH = 1000
 LARGEST_BATCH_CHARS = 16_000_000
 """Of results in one statement: Postgres takes no message of a gigabyte, and closes the connection instead."""
 LARGEST_RESULT_CHARS = 16_000_000

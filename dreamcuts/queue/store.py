@@ -34,6 +34,14 @@ from dreamcuts.queue.models import (
 )
 
 
+class Look(NamedTuple):
+    """What a look found: see the query of that name. `due_s` is None if no job is delayed."""
+
+    ready: list[str]
+    due_s: float | None = None
+    is_limited: bool = False
+
+
 class Lookout(NamedTuple):
     """A part of a claim: up to so many jobs of a type, from a place in its queue on; None: from the start."""
 
@@ -111,10 +119,10 @@ class Store:
         """Hand back what this incarnation holds in the database beyond `held`; returns those jobs."""
         return list(await self._value("return_unheld", worker=worker, held=[job.id for job in held]))
 
-    async def look(self, types: Sequence[str]) -> tuple[list[str], float | None]:
-        """Types of which something is ready; seconds until the next delayed job comes due (None: none is)."""
+    async def look(self, types: Sequence[str]) -> Look:
+        """Whether something is there for these types, without claiming it."""
         (row,) = await self._run("look", types=list(types))
-        return list(row["ready"]), row["due_s"]
+        return Look(*row)
 
     async def promote(self) -> int:
         """Make ready what has come due; returns how many jobs."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamcuts.queue.models import Job
-from dreamcuts.queue.store import Lookout
+from dreamcuts.queue.store import Look, Lookout
 from dreamcuts.worker.slots import Slots
 
 RESCAN_S = 0.2
@@ -59,6 +59,7 @@ class Appetite:
         self._pause_s = poll_s
         self._look_at = time.monotonic() + poll_s
         self._full_at = 0.0
+        self._is_limited = True  # until a look says that nothing is
 
     # When to look
 
@@ -71,8 +72,10 @@ class Appetite:
         self._pause_s = self._poll_s
         self._look_at = min(self._look_at, time.monotonic() + self._poll_s)
 
-    def looked(self, ready: Sequence[str], due_s: float | None, *, hears: bool) -> None:
-        """Learn from a look. `due_s`: see Store.look. `hears`: notifications arrive."""
+    def looked(self, found: Look, *, hears: bool) -> None:
+        """Learn from a look. `hears`: notifications arrive."""
+        ready, due_s = found.ready, found.due_s
+        self._is_limited = found.is_limited
         if due_s is not None and due_s <= 0:
             self.heard()
         for name in ready:
@@ -95,8 +98,10 @@ class Appetite:
             known.may_be_ready = True
             known.after = None
 
-    def may_be_more(self) -> None:
-        """Of any type something may be ready, after what was claimed before: room was made under a limit."""
+    def one_ended(self) -> None:
+        """A job ended. Its call may have made room under a provider's limit, for other types too."""
+        if not self._is_limited:
+            return
         for known in self._known.values():
             known.room += 1
             known.may_be_ready = True

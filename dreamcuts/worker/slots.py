@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 HORIZON_S = 0.05
 """How much work, in seconds of a type's slots, may be claimed ahead."""
-LARGEST_CLAIM = 500
+LARGEST_CLAIM = 1000
 """Jobs in one claim, over all types, beyond those for which a slot is free."""
 AT_ONCE_S = 0.001
 """What is over within this time is followed by the next job in the same task."""

@@ -302,10 +302,10 @@ class Worker:
         if self._appetite.seconds_to_look() > 0:
             return
         # That it answers is no sign of the end of an outage: so does a database that takes no writes.
-        ready, due_s = await self._store.look(list(self._types))
+        found = await self._store.look(list(self._types))
         hears = self._listener is not None and self._listener.hears
-        self._appetite.looked(ready, due_s, hears=hears)
-        if due_s is not None and due_s <= 0 and not any(map(self._slots.room, self._types)):
+        self._appetite.looked(found, hears=hears)
+        if found.due_s is not None and found.due_s <= 0 and not any(map(self._slots.room, self._types)):
             await self._store.promote()  # we have no room for it; who has is woken
 
     def _may_claim(self) -> bool:
@@ -351,7 +351,7 @@ class Worker:
     def _has_room(self, name: str, at_once: bool) -> None:
         """A slot of the type is free."""
         if not at_once:
-            self._appetite.may_be_more()  # its call made room under a provider's limit, for other types too
+            self._appetite.one_ended()
         if self._draining or self._options.until_idle or self._appetite.wants(name):
             self._wake()
 

@@ -8,9 +8,6 @@ declare
     v_types text[];
     v_count int;
 begin
-    if not exists (select 1 from dreamcut_jobs job where job.next_retry_at <= now()) then
-        return 0;  -- as nearly always, and far quicker than the statement below
-    end if;
     with due as (
         select job.id
         from dreamcut_jobs job
@@ -61,29 +58,39 @@ language plpgsql set search_path = public, pg_temp as $$
 declare
     v_slots int[] := p_slots;
     v_waits boolean;
+    v_is_due boolean;
+    v_is_limited boolean;
+    v_is_suspected boolean;
     v_claimed int;
     v_suspect tid;
     v_lane int;
 begin
-    select worker.waits into v_waits
+    -- With it, what is seldom to be done: to ask for it is far quicker than to do it in vain.
+    select worker.waits,
+        (select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null) <= now(),
+        exists (
+            select 1 from dreamcut_providers provider
+            where provider.max_concurrent is not null or provider.max_per_minute is not null
+                or provider.slowed_at is not null or provider.paused_until is not null
+        ),
+        p_may_take_suspect and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect)
+    into v_waits, v_is_due, v_is_limited, v_is_suspected
     from dreamcut_workers worker
     where worker.id = p_worker and worker.state in ('live', 'draining')
-    for key share;
+    for key share of worker;
     if not found then
         raise exception 'worker % has lost its lease', p_worker using errcode = 'DC001';
     end if;
 
-    perform dreamcut_promote_jobs(1000);
-
-    if exists (
-        select 1 from dreamcut_providers provider
-        where provider.max_concurrent is not null or provider.max_per_minute is not null
-            or provider.slowed_at is not null or provider.paused_until is not null
-    ) then
+    if v_is_due then
+        perform dreamcut_promote_jobs(1000);
+        v_is_suspected := p_may_take_suspect;  -- a suspect, perhaps
+    end if;
+    if v_is_limited then
         v_slots := dreamcut_open_slots(p_worker, p_types, p_slots);
     end if;
 
-    if p_may_take_suspect and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect) then
+    if v_is_suspected then
         select suspect.ctid, lane.place into v_suspect, v_lane
         from unnest(p_types, v_slots) with ordinality as lane (type, slots, place)
         cross join lateral (

@@ -46,13 +46,17 @@ create or replace function dreamcut_enqueue(
     p_retry_policy jsonb default '{}',
     p_metadata jsonb default '{}'
 ) returns uuid
-language sql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp as $$  -- an SQL function would plan its insert at each call
+declare
+    v_job uuid;
+begin
     insert into dreamcut_jobs (type, payload, manifest_id, job_id, priority, depends_on, next_retry_at,
                                max_attempts, retry_policy, metadata)
     values (p_type, p_payload, p_manifest_id, coalesce(p_job_id, 'job_' || gen_random_uuid()), p_priority,
             p_depends_on, case when p_run_at > now() then p_run_at end, p_max_attempts, p_retry_policy, p_metadata)
-    returning id
-$$;
+    returning id into v_job;
+    return v_job;
+end $$;
 
 -- Cancel jobs that are pending or running, and with them everything that depends on them. A running one stops
 -- within a heartbeat; its result is dropped from now on. Returns the jobs that this call cancelled itself.

@@ -27,8 +27,9 @@ from dreamcut_claim_jobs(
 );
 
 -- name: look :one
--- For a worker that has nothing to do: the types of which something is ready, and the seconds until the next delayed
--- job, of any type, comes due. Reads two indexes and writes nothing.
+-- For a worker that has nothing to do: the types of which something is ready, the seconds until the next delayed job,
+-- of any type, comes due, and whether a provider has a limit, so that jobs may be ready and not to be had.
+-- Reads two indexes and a small table, and writes nothing.
 select
     array(
         select lane.type from unnest(@types::text[]) as lane (type)
@@ -36,7 +37,12 @@ select
     ) as ready,
     extract(epoch from (
         select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null
-    ) - now())::double precision as due_s;
+    ) - now())::double precision as due_s,
+    exists (
+        select 1 from dreamcut_providers provider
+        where provider.max_concurrent is not null or provider.max_per_minute is not null
+            or provider.slowed_at is not null or provider.paused_until is not null
+    ) as is_limited;
 
 -- name: promote_jobs :scalar
 -- By a worker that knows of a job that comes due, and has no room for it: others may.

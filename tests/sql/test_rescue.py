@@ -191,8 +191,8 @@ def test_without_that_lock_the_claimed_job_would_belong_to_a_lost_worker(
 ) -> None:
     """The companion of the test above: the lock on the worker's row is what makes it pass."""
     source = queue.value("select pg_get_functiondef('dreamcut_claim_jobs'::regproc)")
-    assert "for key share;" in source
-    queue.run(source.replace("for key share;", ";").replace("%", "%%"))
+    assert "for key share of worker;" in source
+    queue.run(source.replace("for key share of worker;", ";").replace("%", "%%"))
     job = queue.add(None)
     worker = queue.worker()
     claiming = another()

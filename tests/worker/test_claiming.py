@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from dreamcuts.queue.models import Job
-from dreamcuts.queue.store import Lookout
+from dreamcuts.queue.store import Look, Lookout
 from dreamcuts.worker import claiming
 from dreamcuts.worker.claiming import LONGEST_POLL_S, Appetite, Asked
 from dreamcuts.worker.observer import NOBODY
@@ -107,9 +107,9 @@ def test_the_types_are_quiet_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_a_look_finds_is_asked_for() -> None:
     hunger = Hunger("work", "other")
     hunger.claim()
-    hunger.appetite.looked(["other"], None, hears=True)
+    hunger.appetite.looked(Look(["other"]), hears=True)
     assert [each.type for each in hunger.claim()] == ["other"]
-    hunger.appetite.looked([], -0.1, hears=True)  # something has come due; a claim promotes it
+    hunger.appetite.looked(Look([], -0.1), hears=True)  # something has come due; a claim promotes it
     assert [each.type for each in hunger.claim()] == ["work", "other"]
 
 
@@ -117,7 +117,7 @@ def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive() ->
     appetite = Hunger("work", poll_s=1.0).appetite
 
     def pause(ready: list[str], due_s: float | None, hears: bool) -> float:
-        appetite.looked(ready, due_s, hears=hears)
+        appetite.looked(Look(ready, due_s), hears=hears)
         return appetite.seconds_to_look()
 
     pauses = [pause([], None, True) for _ in range(6)]
@@ -131,6 +131,19 @@ def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive() ->
         pause([], None, True)
     appetite.look_soon()
     assert appetite.seconds_to_look() <= 1.0
+
+
+def test_a_job_that_ends_is_a_reason_to_claim_only_where_a_provider_has_a_limit() -> None:
+    hunger = Hunger("work")
+    hunger.claim()
+    hunger.appetite.one_ended()  # before the first look, one may have
+    assert hunger.claim() == (Lookout("work", SLOTS),)
+    hunger.appetite.looked(Look([]), hears=True)
+    hunger.appetite.one_ended()
+    assert hunger.appetite.ask() is None
+    hunger.appetite.looked(Look([], None, is_limited=True), hears=True)
+    hunger.appetite.one_ended()
+    assert hunger.claim() == (Lookout("work", SLOTS),)
 
 
 def test_only_a_worker_in_a_flood_does_without_being_woken() -> None:
