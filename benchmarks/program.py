@@ -59,11 +59,11 @@ class Meter:
         if sent is not None:
             self._waits.append(now - sent)
 
-    async def report(self) -> None:
+    async def report(self, every: float = REPORT_EVERY_S) -> None:
         """Say what is new, for ever."""
         said = 0
         while True:
-            await asyncio.sleep(REPORT_EVERY_S)
+            await asyncio.sleep(every)
             if self._started != said:
                 said = self._started
                 say(started=said, first=self._first, last=self._last, waits=self._waits)
@@ -100,7 +100,7 @@ async def _carry_out(program: Program, verb: str, options: Options, dsn: str) ->
         return
     if verb == "work":
         meter = Meter()
-        reporting = asyncio.create_task(meter.report())
+        reporting = asyncio.create_task(meter.report(options.get("report_s", REPORT_EVERY_S)))
         try:
             await program.work(dsn, options, meter.hit, lambda: say(ready=True))
         finally:

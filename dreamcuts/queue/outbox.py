@@ -76,6 +76,12 @@ class Outbox:
         self._waiting.append(_Entry(worker, *_storable(outcome), not_before))
         self._wake()
 
+    def is_behind(self) -> bool:
+        """Whether more waits than the next two batches, beside what somebody's lock holds up."""
+        if not self._aside:
+            return len(self._waiting) > 2 * LARGEST_BATCH
+        return sum(not entry.not_before for entry in self._waiting) > 2 * LARGEST_BATCH
+
     def held(self) -> list[Job]:
         """Jobs whose outcome is not written yet: they are still ours."""
         return [entry.outcome.job for entry in (*self._writing, *self._waiting)]

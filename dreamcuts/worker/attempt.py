@@ -127,6 +127,10 @@ class Attempt:
             and not (self._context is not None and self._context.workspace.is_made)
         )
 
+    def forget(self) -> None:
+        """Let go of what it used: the two hold each other, and would wait for the collector."""
+        self._context = None
+
     async def conclude(self) -> Outcome | None:
         """What is left to do, whatever became of the job. Returns the outcome; None if it is not ours."""
         assert self._context is not None

@@ -224,6 +224,7 @@ class Slots:
         took = time.monotonic() - attempt.began
         lane.ran(took)
         self._observer.attempt_ended(job, outcome, took)
+        attempt.forget()
         if self.attempts.get(job.id) is attempt:
             del self.attempts[job.id]
         if outcome is not None and not attempt.is_given_up:

@@ -110,6 +110,7 @@ class Worker:
         self._last_turn = time.monotonic()
         self._suspended = False
         self._claim_unsure = False
+        self._waits_for_outbox = False
         self._suspected = False
         self._claim_scope: anyio.CancelScope | None = None
         self._listener: Listener | None = None
@@ -320,7 +321,9 @@ class Worker:
             if returned := await self._store.return_unheld(worker, self._held()):
                 log.warning("Handed back %d jobs whose claim was not answered", len(returned))
             self._claim_unsure = False
-        asked = None if self._draining else self._appetite.ask()
+        # Claims are quicker than outcomes: without this, what is done and not written would grow without end.
+        self._waits_for_outbox = self._outbox.is_behind()
+        asked = None if self._draining or self._waits_for_outbox else self._appetite.ask()
         if asked is None:
             return None
         claimed = await self._store.claim(
@@ -364,6 +367,9 @@ class Worker:
         self._counts[settled.status or "refused"] += 1
         self._observer.settled(settled)
         self._say(settled)
+        if self._waits_for_outbox:
+            self._waits_for_outbox = False
+            self._wake()
         if self._listener is None or not self._listener.hears or settled.outcome.job.is_suspect:
             self._appetite.heard()  # of what it freed, nobody else will tell
             self._wake()
