@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
 from psycopg.types.json import Jsonb
 
+from dreamcuts.queue import outbox
 from dreamcuts.queue.models import Job
 from dreamcuts.queue.store import Lookout, Store
 from dreamcuts.worker import claiming, slots
@@ -236,3 +238,27 @@ async def test_without_that_it_would_be_the_last(
         queue.run("set session_replication_role = origin")
         await until(lambda: status(queue, urgent) == ["completed"])
         assert queue.value("select count(*) from dreamcut_jobs where ready") == 0
+
+
+async def test_a_worker_whose_outcomes_wait_claims_no_more(
+    start: Start, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims are quicker than outcomes: else what is done and not written would fill the memory."""
+    monkeypatch.setattr(outbox, "LARGEST_BATCH", 50)
+    monkeypatch.setattr(slots, "LARGEST_CLAIM", 100)
+    may_write = anyio.Event()
+    write = Store.write
+
+    async def held_up(self: Store, *given: Any) -> Any:
+        await may_write.wait()
+        return await write(self, *given)
+
+    monkeypatch.setattr(Store, "write", held_up)
+    fill(queue, 3000, do("quick"))
+    async with start(slots=20) as worker:
+        await until(lambda: worker._waits_for_outbox)
+        claimed = queue.value("select count(*) from dreamcut_jobs where status = 'processing'")
+        assert 100 < claimed < 1000
+        may_write.set()
+        await until(lambda: completed(queue) == 3000)
+    assert queue.value("select max(claims) from dreamcut_jobs") == 1
