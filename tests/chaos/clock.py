@@ -23,7 +23,7 @@ def put_off(seconds: float) -> None:
     time.time_ns = lambda: real_time_ns() + round(seconds * 1_000_000_000)
     time.gmtime = lambda at=None: real_gmtime(time.time() if at is None else at)
     time.localtime = lambda at=None: real_localtime(time.time() if at is None else at)
-    datetime.datetime = _off(datetime.datetime, datetime.timedelta(seconds=seconds))  # type: ignore[misc]
+    datetime.datetime = _off(datetime.datetime, datetime.timedelta(seconds=seconds))
 
 
 def _off(real: type[datetime.datetime], by: datetime.timedelta) -> type[datetime.datetime]:
@@ -34,7 +34,7 @@ def _off(real: type[datetime.datetime], by: datetime.timedelta) -> type[datetime
         def __subclasscheck__(cls, kind: type) -> bool:
             return issubclass(kind, real)
 
-    class OffDatetime(real, metaclass=Meta):  # type: ignore[misc, valid-type]
+    class OffDatetime(real, metaclass=Meta):
         __slots__ = ()
 
         @classmethod

@@ -63,7 +63,7 @@ def test_every_misbehaviour_is_contained(start_worker: StartWorker, queue: Queue
     fine = {"nul": poison(queue, "nul"), "large": poison(queue, "large")}
     fine["scripts"] = poison(queue, "scripts", text=SCRIPTS)
     for job in (innocent, *jobs.values(), *fine.values()):
-        wait_until(lambda job=job: queue.job(job)["completed_at"], "the job's end")  # type: ignore[misc]
+        wait_until(lambda job=job: queue.job(job)["completed_at"], "the job's end")
 
     for how, (error_class, message) in MISBEHAVIOURS.items():
         row = queue.job(jobs[how])
@@ -171,7 +171,7 @@ def test_a_job_that_eats_all_memory_fails_alone(start_worker: StartWorker, queue
     innocent = step(queue, "innocent", ms=2500)
     glutton = poison(queue, "eat_memory")
     for job in (innocent, glutton):
-        wait_until(lambda job=job: queue.job(job)["completed_at"], "the job's end")  # type: ignore[misc]
+        wait_until(lambda job=job: queue.job(job)["completed_at"], "the job's end")
     row = queue.job(glutton)
     assert (row["status"], row["error_class"], row["attempts"]) == ("failed", "bug", 2)
     assert row["error_message"].startswith("Unexpected MemoryError")
@@ -188,7 +188,7 @@ def test_a_job_that_kills_its_worker_runs_out_of_attempts(start_worker: StartWor
     )
     for claim in (1, 2, 3):
         worker = start_worker(f"{STEP}:2")
-        wait_until(lambda claim=claim: queue.job(job)["claims"] == claim, "the claim")  # type: ignore[misc]
+        wait_until(lambda claim=claim: queue.job(job)["claims"] == claim, "the claim")
         worker.send(signal.SIGKILL)
     survivor = start_worker(f"{STEP}:2")
     innocent = step(queue, "innocent", ms=1)

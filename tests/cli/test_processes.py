@@ -131,7 +131,7 @@ def test_submit_wait_follows_to_the_end_and_reports_failure(
     ):
         out, errors = submit.communicate(timeout=60)
     assert submit.returncode == 0, errors
-    assert out.strip() == connection.execute("select output_url from dreamcut_jobs").fetchone()[0]  # type: ignore[index]
+    assert out.strip() == connection.execute("select output_url from dreamcut_jobs").fetchone()[0]
     assert "sound_effect_s1_1" in errors and "completed" in errors
 
 

@@ -331,7 +331,7 @@ def test_events_bring_the_page_when_it_has_changed(
 ) -> None:
     def next_page(lines: object) -> str:
         data: list[str] = []
-        for line in lines:  # type: ignore[attr-defined]
+        for line in lines:
             if line.startswith("data: "):
                 data.append(line.removeprefix("data: "))
             elif not line and data:

@@ -182,7 +182,7 @@ def test_compose_runs_commands_that_exist() -> None:
         elif not service.get("build"):
             continue
         found.append(words[0])
-        command = cli.get_command(None, words[0])  # type: ignore[arg-type]
+        command = cli.get_command(None, words[0])
         assert command is not None, words
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, words

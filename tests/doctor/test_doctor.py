@@ -84,17 +84,17 @@ def test_no_schema(examine: Examine, empty_database: str) -> None:
 
 def test_a_role_without_rights(examine: Examine, database: str, connection: psycopg.Connection[Any]) -> None:
     name = f"poor_{connection.info.backend_pid}"
-    connection.execute(f"create role {name} login password 'pw'")  # type: ignore[arg-type]
-    connection.execute(f"grant select on dreamcut_schema, dreamcut_schema_functions to {name}")  # type: ignore[arg-type]
-    connection.execute(f"grant select on all tables in schema public to {name}")  # type: ignore[arg-type]
+    connection.execute(f"create role {name} login password 'pw'")
+    connection.execute(f"grant select on dreamcut_schema, dreamcut_schema_functions to {name}")
+    connection.execute(f"grant select on all tables in schema public to {name}")
     parts = psycopg.conninfo.conninfo_to_dict(database)
     try:
         findings = examine(
             "database", 1, DATABASE_URL=f"postgresql://{name}:pw@127.0.0.1:{parts['port']}/{parts['dbname']}"
         )
     finally:
-        connection.execute(f"drop owned by {name}")  # type: ignore[arg-type]
-        connection.execute(f"drop role {name}")  # type: ignore[arg-type]
+        connection.execute(f"drop owned by {name}")
+        connection.execute(f"drop role {name}")
     assert level_of(findings, "rights") == "failure"
     assert "DELETE on dreamcut_archive_position" in text_of(findings, "rights")
     assert "Row level security hides" in text_of(findings, "rights")

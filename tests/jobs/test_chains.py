@@ -130,7 +130,7 @@ def test_an_entrys_cost_counts_where_no_price_is_known(type_: str, monkeypatch: 
     monkeypatch.setattr(prices, "PRICES", {})
     if type_ == "gen_video_falai":
         monkeypatch.setattr(video.prices, "WAN_480P_USD", 0.0)
-        entry["fallbackProviders"][0]["endpoint"] = "fal-ai/wan-effects"  # type: ignore[index]
+        entry["fallbackProviders"][0]["endpoint"] = "fal-ai/wan-effects"
     assert chain(type_, **entry)[1].plan == Skip(
         "would cost about $0.70, over the job's costLimit of $0.60", ErrorClass.SPEND_LIMIT
     )

@@ -170,7 +170,7 @@ def test_any_sound_manifest_gives_an_acyclic_graph_without_loose_ends(
         assets[asset] = {"source": "generated", "mimeType": mime}
         built.append(entry | {"id": f"{prefix}{number}", "visuals": [{"assetId": asset, "lipSync": lips}]})
     audio = {"sfx": [{"id": "x", "cue": "boom", "sceneId": built[0]["id"]}]}
-    audio["music"] = {"cueMap": {"one": {"mood": "calm"}, "two": {"mood": "loud"}}}  # type: ignore[assignment]
+    audio["music"] = {"cueMap": {"one": {"mood": "calm"}, "two": {"mood": "loud"}}}
     manifest = film(*built, assets=assets, audio=audio)
     manifest["metadata"]["durationSeconds"] = sum(entry["durationSeconds"] for entry in built)
 

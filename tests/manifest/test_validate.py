@@ -128,7 +128,7 @@ def test_jobs_in_the_tables_spelling_are_understood() -> None:
 
 
 def test_jobs_of_the_wrong_shape_are_problems_not_exceptions() -> None:
-    text = "\n".join(check_manifest(film({}), ["x", job("a", payload=[]), {"id": "b", "dependsOn": "a"}, {}]))  # type: ignore[list-item]
+    text = "\n".join(check_manifest(film({}), ["x", job("a", payload=[]), {"id": "b", "dependsOn": "a"}, {}]))
     assert "jobs[0] is 'x'" in text
     assert "jobs[1].payload is []" in text
     assert "jobs[2].dependsOn is 'a'" in text
@@ -292,7 +292,7 @@ def test_an_asset_id_that_is_no_text_is_left_to_the_payloads_model() -> None:
 
 
 def test_jobs_keep_their_number_after_one_that_is_none() -> None:
-    text = "\n".join(check_manifest(film({"visuals": []}), ["x", job("a", "ghost")]))  # type: ignore[list-item]
+    text = "\n".join(check_manifest(film({"visuals": []}), ["x", job("a", "ghost")]))
     assert "jobs[1] a.dependsOn names 'ghost'" in text
 
 

@@ -76,7 +76,7 @@ async def test_a_job_cancelled_before_its_next_attempt_has_its_call_cancelled(
     ledger: Ledger, sandbox: Sandbox, tools: Tools
 ) -> None:
     fal = tools.providers.get("fal")
-    ticket: Ticket = await fal.submit("fal-ai/flux/srpo", {"prompt": "sandbox:stuck"})  # type: ignore[attr-defined]
+    ticket: Ticket = await fal.submit("fal-ai/flux/srpo", {"prompt": "sandbox:stuck"})
     worker, (held,) = ledger.held(1)
     call = ledger.begin(worker, held, endpoint="fal-ai/flux/srpo")
     ledger.run("select dreamcut_submitted_call(%s, %s, %s)", call, ticket.request_id, Jsonb(ticket.detail))

@@ -197,9 +197,9 @@ def test_a_wrong_shape_is_named() -> None:
         def aclose(self) -> None: ...
 
     with pytest.raises(AssertionError) as raised:
-        check_provider(Half, {})  # type: ignore[arg-type]
+        check_provider(Half, {})
     assert "settings_needed must be a tuple of str, not 'HALF_KEY'; aclose must be an async" in str(
         raised.value
     )
     with pytest.raises(AssertionError, match="without its settings: from_settings raised KeyError"):
-        check_provider(Greedy, {"TYPIST_KEY": "open sesame"})  # type: ignore[arg-type]
+        check_provider(Greedy, {"TYPIST_KEY": "open sesame"})

@@ -123,7 +123,7 @@ def test_a_wrong_shape_is_refused_before_anything_runs() -> None:
         name = "half"
 
     with pytest.raises(ConfigError, match="Half is no job type: it has no short_name, payload_model"):
-        run_job(Half)  # type: ignore[arg-type]
+        run_job(Half)
     with pytest.raises(ConfigError, match="Half is no provider: it has no settings_needed"):
         run_job(NoteJob, {"text": "x"}, providers=[Half])
     with pytest.raises(ConfigError, match="'speach' does not exist"):

@@ -327,7 +327,7 @@ def test_a_pan_moves_the_picture_to_its_side(studio: Studio) -> None:
 
 def blue_width(frame: Image.Image) -> int:
     row = frame.crop((0, 90, WIDTH, 91))
-    return sum(1 for x in range(WIDTH) if (pixel := row.getpixel((x, 0))) and pixel[2] > pixel[0])  # type: ignore[index,operator]
+    return sum(1 for x in range(WIDTH) if (pixel := row.getpixel((x, 0))) and pixel[2] > pixel[0])
 
 
 def test_sounds_are_where_they_belong_at_their_volumes(studio: Studio) -> None:

@@ -94,7 +94,7 @@ async def test_music_by_plan_is_as_long_as_its_sections(voice: AsyncElevenLabs, 
     plan = await voice.music.composition_plan.create(
         prompt="electronic pop, uplifting", music_length_ms=15000, request_options=ONCE
     )
-    sections = plan.sections  # type: ignore[union-attr]
+    sections = plan.sections
     assert sum(section.duration_ms for section in sections) == 15000
     audio = await collect(voice.music.compose(composition_plan=plan))
     _, info = await look(audio, "music.mp3")

@@ -31,11 +31,11 @@ class Queue:
         )
 
     def do(self, statement: str, *values: Any) -> None:
-        self.connection.execute(statement, values)  # type: ignore[arg-type]
+        self.connection.execute(statement, values)
 
     def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         with self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(statement, values).fetchall()  # type: ignore[arg-type]
+            return cursor.execute(statement, values).fetchall()
 
     def claim(self, type: str, slots: int = 1) -> list[UUID]:
         found = self.rows("select id from dreamcut_claim_jobs(%s, %s, %s)", self.worker, [type], [slots])

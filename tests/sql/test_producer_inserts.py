@@ -105,7 +105,7 @@ def test_single_inserts_with_a_dependent_first(queue: Queue) -> None:
 
 def test_repeated_and_null_dependencies_count_once_or_not_at_all(queue: Queue) -> None:
     manifest = queue.manifest()
-    job = queue.add(manifest, "b", ["a", "a", None])  # type: ignore[list-item]
+    job = queue.add(manifest, "b", ["a", "a", None])
     assert queue.job(job)["unmet_dependencies"] == 1
     queue.add(manifest, "a")
     queue.finish("a")

@@ -170,13 +170,13 @@ def assert_freed_or_gone(queue: Queue, manifest: object, how: str, locked: bool)
     """What a dependent b of the ended a, and c behind it, must be; or are without the locks, until
     reconciled."""
     right = ("ready", "blocked") if how == "completed" else ("cancelled", "cancelled")
-    states = queue.states(manifest)  # type: ignore[arg-type]
+    states = queue.states(manifest)
     if locked:
         assert states == {"a": how, "b": right[0], "c": right[1]}
         return
     assert states == {"a": how, "b": "blocked", "c": "blocked"}
     assert queue.reconcile() > 0
-    assert queue.states(manifest) == {"a": how, "b": right[0], "c": right[1]}  # type: ignore[arg-type]
+    assert queue.states(manifest) == {"a": how, "b": right[0], "c": right[1]}
     throw_away(queue)
 
 

@@ -81,4 +81,4 @@ async def until_it_has_seen(queue: Queue, worker: Worker, other: object) -> None
     await until(lambda: worker._outage.seconds_since() > 0 and queue.value(is_over, other))
     for _ in range(5):
         before = worker._last_beat
-        await until(lambda before=before: worker._last_beat > before)  # type: ignore[misc]
+        await until(lambda before=before: worker._last_beat > before)

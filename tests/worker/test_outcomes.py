@@ -55,14 +55,14 @@ ERRORS: dict[str, BaseException] = {
     "retry_word": odd(error_class=ErrorClass.TRANSIENT, retry_after="soon"),
     "retry_nan": odd(error_class=ErrorClass.TRANSIENT, retry_after=float("nan")),
     "retry_huge": odd(error_class=ErrorClass.TRANSIENT, retry_after=10**400),
-    "message_object": JobError(object()),  # type: ignore[arg-type]
+    "message_object": JobError(object()),
 }
 RESULTS: dict[str, Any] = {
-    "data_list": Result(data=[1, 2]),  # type: ignore[arg-type]
-    "data_pairs": Result(data=[("a", 1)]),  # type: ignore[arg-type]
-    "data_none": Result(data=None),  # type: ignore[arg-type]
-    "asset_text": Result(asset="http://x/y.png"),  # type: ignore[arg-type]
-    "asset_url": Result(asset=Asset("p", 5, "image/png", 1, "00")),  # type: ignore[arg-type]
+    "data_list": Result(data=[1, 2]),
+    "data_pairs": Result(data=[("a", 1)]),
+    "data_none": Result(data=None),
+    "asset_text": Result(asset="http://x/y.png"),
+    "asset_url": Result(asset=Asset("p", 5, "image/png", 1, "00")),
 }
 
 
@@ -73,7 +73,7 @@ class Odd(Play):
         raise ERRORS[str(ctx.job.payload["odd"])]
 
     async def _return(self, ctx: JobContext, payload: PlayPayload) -> Result:
-        return RESULTS[str(ctx.job.payload["odd"])]  # type: ignore[no-any-return]
+        return RESULTS[str(ctx.job.payload["odd"])]
 
     async def _group(self, ctx: JobContext, payload: PlayPayload) -> Result:
         async def deep() -> None:
