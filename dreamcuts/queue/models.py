@@ -32,7 +32,6 @@ class Job(NamedTuple):
     max_attempts: int
     claim: int
     metadata: Mapping[str, Any] = MappingProxyType({})
-    retry_policy: Mapping[str, Any] = MappingProxyType({})
     urgency: int = 0
     turn: int = 0
     is_suspect: bool = False

@@ -67,6 +67,7 @@ class Outbox:
         self._aside: dict[UUID, float] = {}
         """When what is locked is tried again (monotonic seconds), by what _locked_with says."""
         self._changed = anyio.Event()
+        self._sleeps = False
         self.has_lost_outcomes = False
 
     def put(self, worker: UUID, outcome: Outcome) -> None:
@@ -101,20 +102,27 @@ class Outbox:
             if self._waiting:
                 due = min(entry.not_before for entry in self._waiting) if self._aside else 0.0
             if due > time.monotonic():
-                self._changed = anyio.Event()
                 with anyio.move_on_after(due - time.monotonic()):
-                    await self._changed.wait()
+                    await self._change()
                 continue
             await self._write_due()
 
     async def wait_empty(self) -> None:
         """Return when everything is written."""
         while self._waiting or self._writing:
-            self._changed = anyio.Event()
-            await self._changed.wait()
+            await self._change()
 
     def _wake(self) -> None:
-        self._changed.set()
+        if self._sleeps:  # to set what is set already costs as much
+            self._sleeps = False
+            self._changed.set()
+
+    async def _change(self) -> None:
+        """Wait until something changes."""
+        if not self._sleeps:
+            self._sleeps = True
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     async def _write_due(self) -> None:
         """Write one batch: outcomes of one incarnation and one kind, in one statement."""

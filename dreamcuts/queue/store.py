@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -60,10 +59,21 @@ class Store:
 
     Every method is one statement, and so one round trip and one transaction. They raise asyncpg's errors;
     those that need the lease raise LeaseLost.
+
+    With `keeps_connection` it is for a single caller, which waits for each answer before it asks again: the
+    connection stays with it, because to give it back and take it again costs a turn of the event loop each time.
     """
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, keeps_connection: bool = False) -> None:
         self._pool = pool
+        self._keeps = keeps_connection
+        self._kept: Any = None
+
+    async def let_go(self) -> None:
+        """Give the connection back to the pool, if one was kept."""
+        connection, self._kept = self._kept, None
+        if connection is not None:
+            await self._pool.release(connection)
 
     async def register(
         self,
@@ -331,22 +341,28 @@ class Store:
 
     async def _run(self, name: str, **parameters: Any) -> list[asyncpg.Record]:
         statement = query(name)
+        connection, self._kept = self._kept, None
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                connection = await self._connection(stack)
-                try:
-                    rows: list[asyncpg.Record] = await connection.fetch(
-                        statement.text, *statement.arguments(parameters)
-                    )
-                except (TimeoutError, asyncio.CancelledError):
-                    # The server may be out of reach: giving the connection back as it is would wait for the
-                    # answer to a cancel request, and the next try would wait on it, too.
-                    connection.terminate()
-                    raise
-                except asyncpg.ReadOnlySQLTransactionError:
-                    await leave_read_only(self._pool, connection)
-                    raise
-                return rows
+            if connection is None or connection.is_closed():
+                if connection is not None:
+                    await self._pool.release(connection)
+                connection = None
+                connection = await self._connection()
+            rows: list[asyncpg.Record] = await connection.fetch(
+                statement.text, *statement.arguments(parameters)
+            )
+            if self._keeps and self._kept is None:
+                self._kept, connection = connection, None
+            return rows
+        except (TimeoutError, asyncio.CancelledError):
+            # The server may be out of reach: giving the connection back as it is would wait for the
+            # answer to a cancel request, and the next try would wait on it, too.
+            if connection is not None:
+                connection.terminate()
+            raise
+        except asyncpg.ReadOnlySQLTransactionError:
+            await leave_read_only(self._pool, connection)
+            raise
         except asyncpg.PostgresError as error:
             if error.sqlstate == LEASE_LOST:
                 raise LeaseLost(str(error)) from None
@@ -354,10 +370,13 @@ class Store:
                 info = json.loads(getattr(error, "detail", None) or "{}")
                 raise CallRefused(str(error.args[0]), str(error.sqlstate), info) from None
             raise
+        finally:
+            if connection is not None:
+                await self._pool.release(connection)
 
-    async def _connection(self, stack: contextlib.AsyncExitStack) -> Any:
+    async def _connection(self) -> Any:
         """A connection of the pool. A refusal at the door says nothing about the statement: try again."""
         try:
-            return await stack.enter_async_context(self._pool.acquire())
+            return await self._pool.acquire()
         except asyncpg.PostgresError as error:  # a changed password, a database that is closed
             raise ConnectionRefusedError(first_line(error)) from error

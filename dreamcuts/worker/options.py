@@ -21,6 +21,7 @@ class WorkerOptions:
     listen: bool = True
     pooled: bool = False
     connections: int = 4
+    """Beside those for heartbeats and notifications. Of more than two, claims and outcomes keep one each."""
     claim_ahead: bool = True
     """Whether jobs that are over at once may be claimed before a slot is free (slots.py)."""
     archive_after: timedelta | None = None

@@ -194,7 +194,12 @@ class Worker:
             stack.push_async_callback(_close_pool, pulse)
             self._store = Store(pool)
             self._pulse = Store(pulse)
-            self._outbox = Outbox(self._store, self._outage, self._settled)
+            keeps = options.connections > 2  # or none would be left for the jobs
+            self._claims = Store(pool, keeps_connection=keeps)
+            stack.push_async_callback(self._claims.let_go)
+            outcomes = Store(pool, keeps_connection=keeps)
+            stack.push_async_callback(outcomes.let_go)
+            self._outbox = Outbox(outcomes, self._outage, self._settled)
             self._maintenance = Maintenance(self._store, self._outage)
             tools = await stack.enter_async_context(self._make_tools(self._store))
             self._tools = replace(tools, lease_left=self.lease_left)
@@ -303,11 +308,11 @@ class Worker:
         if self._appetite.seconds_to_look() > 0:
             return
         # That it answers is no sign of the end of an outage: so does a database that takes no writes.
-        found = await self._store.look(list(self._types))
+        found = await self._claims.look(list(self._types))
         hears = self._listener is not None and self._listener.hears
         self._appetite.looked(found, hears=hears)
         if found.due_s is not None and found.due_s <= 0 and not any(map(self._slots.room, self._types)):
-            await self._store.promote()  # we have no room for it; who has is woken
+            await self._claims.promote()  # we have no room for it; who has is woken
 
     def _may_claim(self) -> bool:
         return self._options.claim and self._is_registered and not self._is_suspended()
@@ -318,7 +323,7 @@ class Worker:
         if self._claim_unsure:
             # The last claim may have been committed although its answer never came: those jobs would be
             # ours for as long as we live, and nobody would run them.
-            if returned := await self._store.return_unheld(worker, self._held()):
+            if returned := await self._claims.return_unheld(worker, self._held()):
                 log.warning("Handed back %d jobs whose claim was not answered", len(returned))
             self._claim_unsure = False
         # Claims are quicker than outcomes: without this, what is done and not written would grow without end.
@@ -326,7 +331,7 @@ class Worker:
         asked = None if self._draining or self._waits_for_outbox else self._appetite.ask()
         if asked is None:
             return None
-        claimed = await self._store.claim(
+        claimed = await self._claims.claim(
             worker, asked.lookouts, waits=asked.waits, may_take_suspect=not self._holds_a_suspect()
         )
         self._observer.claimed(len(claimed), time.monotonic() - asked.at)
@@ -361,7 +366,7 @@ class Worker:
     async def _is_idle(self) -> bool:
         if not self._appetite.is_stilled() or not self._slots.is_empty() or self._outbox.held():
             return False
-        return not await self._store.is_unfinished(list(self._types))
+        return not await self._claims.is_unfinished(list(self._types))
 
     def _settled(self, settled: Settled) -> None:
         self._counts[settled.status or "refused"] += 1

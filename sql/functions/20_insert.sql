@@ -16,7 +16,7 @@ declare
     v_places jsonb;
     v_place int;
 begin
-    new.job_id := coalesce(new.job_id, 'job_' || gen_random_uuid());
+    new.job_id := coalesce(new.job_id, 'job_' || to_hex((random() * 9007199254740992)::bigint));
     new.status := coalesce(new.status, 'pending');
     new.priority := coalesce(new.priority, 5);
     new.payload := coalesce(new.payload, '{}');
@@ -63,7 +63,7 @@ begin
             perform set_config('dreamcuts.inserting', new.manifest_id::text, true);
         end if;
         perform set_config('dreamcuts.inserted', (v_place + 1)::text, true);
-        new.turn := coalesce(new.turn, (extract(epoch from clock_timestamp()) * 1000000)::bigint)
+        new.turn := coalesce(new.turn, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)
             + v_place * v_step;
     end if;
     return new;
@@ -176,12 +176,16 @@ begin
         end if;
     end if;
 
-    perform dreamcut_notify_ready(
-        -- Of what is scheduled for later, too: a worker that looks for work now and then must know when.
-        (
-            select array_agg(distinct inserted.type) from inserted
-            where inserted.ready or inserted.status = 'pending' and inserted.next_retry_at is not null
-        )
+    -- Of what is scheduled for later, too: a worker that looks for work now and then must know when.
+    -- (As dreamcut_notify_ready does it, which would take longer to call than this takes for a single job.)
+    perform pg_notify('dreamcut_jobs', new_jobs.type)
+    from (
+        select distinct inserted.type from inserted
+        where inserted.ready or inserted.status = 'pending' and inserted.next_retry_at is not null
+    ) new_jobs
+    where exists (
+        select 1 from dreamcut_workers worker
+        where worker.waits and worker.state = 'live' and new_jobs.type = any (worker.types)
     );
     return null;
 end $$;

@@ -53,7 +53,12 @@ returns table (
     id uuid, manifest_id uuid, job_id text, type text, payload jsonb, attempts int, max_attempts int,
     claims int, metadata jsonb, retry_policy jsonb, urgency int, turn bigint, is_suspect boolean
 )
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp
+-- One plan for a session's life. Left to itself, Postgres makes a new one at each call, which takes longer than the
+-- claim. It is often made while the table is empty, when reading all of it looks cheap: that is ruled out. (The price
+-- put on what is ruled out must not look like a reason to compile the plan.)
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
 #variable_conflict use_column
 declare
     v_slots int[] := p_slots;
@@ -169,7 +174,9 @@ begin
     select claimed.* from claimed order by claimed.urgency, claimed.turn;
 
     get diagnostics v_claimed = row_count;
-    p_waits := p_waits or v_claimed < (select sum(slots) from unnest(p_slots) as slots);
+    if not p_waits then
+        p_waits := v_claimed < (select sum(slots) from unnest(p_slots) as slots);
+    end if;
     if v_waits <> p_waits then
         update dreamcut_workers worker set waits = p_waits where worker.id = p_worker;
     end if;

@@ -12,12 +12,12 @@ create or replace function dreamcut_complete_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[],
     p_manifests uuid[] default null
 ) returns uuid[]
-language plpgsql set search_path = public, pg_temp set lock_timeout = '2s' as $$
+language plpgsql set search_path = public, pg_temp
+set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off  -- as for dreamcut_claim_jobs
+as $$
 declare
     v_done uuid[];
-    v_types text[];
-    v_providers text[];
-    v_run_ms bigint[];
     v_manifests uuid[];
 begin
     if p_manifests is null then
@@ -43,17 +43,18 @@ begin
                 job.worker_id = p_worker and job.claims = outcome.claim and job.status = 'processing', false
             )
         returning job.id, job.manifest_id, job.type, outcome.result ->> 'provider' as provider,
-            job.processing_time_ms
+            job.processing_time_ms as run_ms
+    ), noted as (
+        insert into dreamcut_job_stats_log (type, provider, outcome, error_class, bucket, jobs, run_ms)
+        select done.type, coalesce(done.provider, ''), 'completed', '', dreamcut_duration_bucket(done.run_ms) as bucket,
+            count(*), sum(greatest(done.run_ms, 0))
+        from done
+        group by done.type, done.provider, bucket
     )
-    select coalesce(array_agg(done.id), '{}'), array_agg(done.type), array_agg(done.provider),
-        array_agg(done.processing_time_ms), array_agg(done.manifest_id) filter (where done.manifest_id is not null)
-    into v_done, v_types, v_providers, v_run_ms, v_manifests
+    select coalesce(array_agg(done.id), '{}'),
+        array_agg(done.manifest_id) filter (where done.manifest_id is not null)
+    into v_done, v_manifests
     from done;
-    if v_types is not null then
-        perform dreamcut_note_outcomes(
-            v_types, v_providers, array_fill('completed'::text, array[cardinality(v_types)]), null, v_run_ms
-        );
-    end if;
     if v_manifests is not null then  -- nobody can wait for a job without a manifest
         perform dreamcut_settle(v_done);
     end if;

@@ -1,9 +1,15 @@
 -- Adding up what happens, so that monitoring never counts the table of jobs.
 
+-- The class of a duration: four to each doubling. Without a search_path, which would keep Postgres from inlining it:
+-- a body that is no string is bound to what it names when it is made.
+create or replace function dreamcut_duration_bucket(p_ms double precision) returns smallint
+language sql immutable
+return round(4 * ln(greatest(p_ms, 1)) / ln(2.0::double precision))::smallint;
+
 -- Provider calls that have ended, as they are added up.
 create or replace view dreamcut_ended_calls as
 select call.finished_at, call.finished_at as since, call.provider, call.endpoint, call.status,
-    round(4 * ln(greatest(span.ms, 1)) / ln(2.0::double precision))::smallint as bucket,
+    dreamcut_duration_bucket(span.ms) as bucket,
     greatest(span.ms, 0)::bigint as run_ms,
     case when call.status in ('submitted', 'succeeded', 'unknown') then coalesce(call.cost_usd, call.estimate_usd)
          else coalesce(call.cost_usd, 0) end as usd
@@ -23,8 +29,8 @@ language sql stable set search_path = public, pg_temp as $$
 $$;
 
 -- Note the outcomes of a batch of jobs, given as arrays side by side; null arrays mean none.
--- Called once for each batch by the functions that end or retry jobs, in their transaction. Locks nothing: it
--- only appends, and waits for nobody. Providers and classes may be null.
+-- Called once for each batch by the functions that end or retry jobs, in their transaction (dreamcut_complete_jobs,
+-- the hot one, does it itself). Locks nothing: it only appends, and waits for nobody. Providers and classes may be null.
 create or replace function dreamcut_note_outcomes(
     p_types text[], p_providers text[], p_outcomes text[], p_classes text[], p_run_ms bigint[]
 ) returns void
@@ -32,7 +38,7 @@ language plpgsql set search_path = public, pg_temp as $$  -- which keeps its pla
 begin
     insert into dreamcut_job_stats_log (type, provider, outcome, error_class, bucket, jobs, run_ms)
     select ended.type, coalesce(ended.provider, ''), ended.outcome, coalesce(ended.class, ''),
-        round(4 * ln(greatest(coalesce(ended.run_ms, 0), 1)) / ln(2.0::double precision)) as bucket,
+        dreamcut_duration_bucket(coalesce(ended.run_ms, 0)) as bucket,
         count(*), sum(greatest(coalesce(ended.run_ms, 0), 0))
     from unnest(p_types, p_providers, p_outcomes, p_classes, p_run_ms)
         as ended (type, provider, outcome, class, run_ms)

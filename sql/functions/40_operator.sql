@@ -52,7 +52,7 @@ declare
 begin
     insert into dreamcut_jobs (type, payload, manifest_id, job_id, priority, depends_on, next_retry_at,
                                max_attempts, retry_policy, metadata)
-    values (p_type, p_payload, p_manifest_id, coalesce(p_job_id, 'job_' || gen_random_uuid()), p_priority,
+    values (p_type, p_payload, p_manifest_id, coalesce(p_job_id, 'job_' || to_hex((random() * 9007199254740992)::bigint)), p_priority,
             p_depends_on, case when p_run_at > now() then p_run_at end, p_max_attempts, p_retry_policy, p_metadata)
     returning id into v_job;
     return v_job;

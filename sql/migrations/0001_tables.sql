@@ -55,10 +55,10 @@ create table dreamcut_jobs (
     seq                  bigint generated always as identity,  -- order of arrival
     -- When it is the job's turn among those of its type and priority: microseconds since 1970 at the insert, and
     -- later for the later jobs of a manifest (functions/20_insert.sql).
-    turn                 bigint not null default (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    turn                 bigint not null default (date_part('epoch', clock_timestamp()) * 1000000)::bigint,
     priority             int not null default 5,
     max_attempts         int not null default 3,
-    job_id               text not null default 'job_' || gen_random_uuid(),
+    job_id               text not null default 'job_' || to_hex((random() * 9007199254740992)::bigint),  -- 2^53
     type                 text not null,
     payload              jsonb not null default '{}',
     depends_on           text[] not null default '{}',

@@ -19,8 +19,7 @@ select dreamcut_return_unheld(@worker::uuid, @held::uuid[]);
 select dreamcut_leave_worker(@worker::uuid, @empty::boolean);
 
 -- name: claim_jobs :many
-select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, retry_policy, urgency, turn,
-    is_suspect
+select id, manifest_id, job_id, type, payload, attempts, max_attempts, claims, metadata, urgency, turn, is_suspect
 from dreamcut_claim_jobs(
     @worker::uuid, @types::text[], @slots::int[], @after_urgency::int[], @after_turn::bigint[], @waits::boolean,
     @may_take_suspect::boolean

@@ -30,15 +30,25 @@ FILL = """
 
 
 @pytest.fixture
-def deep(database: str) -> Iterator[Queue]:
-    """A queue with 20,000 ready jobs among 90,000 that a claim must not look at."""
+def empty(database: str) -> Iterator[Queue]:
+    """A queue whose counts nobody checks in the end: FILL does not keep them."""
     with psycopg.connect(database, autocommit=True) as connection:
-        for statement in FILL.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        connection.execute("vacuum analyze dreamcut_jobs")
-        connection.execute("analyze dreamcut_workers")
         yield Queue(connection)
+
+
+@pytest.fixture
+def deep(empty: Queue) -> Queue:
+    """A queue with 20,000 ready jobs among 90,000 that a claim must not look at."""
+    fill(empty)
+    empty.run("vacuum analyze dreamcut_jobs")
+    empty.run("analyze dreamcut_workers")
+    return empty
+
+
+def fill(queue: Queue) -> None:
+    for statement in FILL.split(";\n"):
+        if statement.strip():
+            queue.connection.execute(statement)
 
 
 def plans(queue: Queue, call: str, *values: Any) -> list[str]:
@@ -91,6 +101,28 @@ def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue
     assert not [plan for plan in found if ") suspect" in plan.split("->")[0]]  # not looked for: there is none
     (before,) = [plan for plan in found if "select min(job.next_retry_at)" in plan.split("->")[0]]
     assert "using dreamcut_jobs_delayed_idx" in before and "using dreamcut_jobs_suspect_idx" in before
+
+
+def test_plans_made_while_the_table_was_empty_are_good_for_a_full_one(empty: Queue) -> None:
+    """A session keeps its plans, and no autovacuum has looked at the table before it is full."""
+    types = ["tts", "image", "video"]
+    worker = empty.worker(types)
+    complete = "select dreamcut_complete_jobs(%s, %s::uuid[], %s::int[], %s::jsonb[], %s::text[])"
+
+    def claim_and_complete() -> list[Held]:
+        held = empty.claim_types(worker, dict.fromkeys(types, 5))
+        jobs, claims = [job.id for job in held], [job.claims for job in held]
+        empty.run(complete, worker, jobs, claims, ["{}"] * len(held), [None] * len(held))
+        return held
+
+    for _ in range(8):  # from the sixth on, a plan would be kept
+        claim_and_complete()
+    fill(empty)
+
+    with empty.connection.transaction():
+        assert len(claim_and_complete()) == 15
+        read = "select seq_scan from pg_stat_xact_user_tables where relname = 'dreamcut_jobs'"
+        assert empty.value(read) == 0
 
 
 def test_a_suspect_is_found_by_its_own_index(deep: Queue) -> None:
