@@ -60,8 +60,8 @@ class Store:
     Every method is one statement, and so one round trip and one transaction. They raise asyncpg's errors;
     those that need the lease raise LeaseLost.
 
-    With `keeps_connection` it is for a single caller, which waits for each answer before it asks again: the
-    connection stays with it, because to give it back and take it again costs a turn of the event loop each time.
+    With `keeps_connection` it is for a single caller, who waits for each answer before asking again: the
+    connection stays here, because giving it back and taking it again costs a turn of the event loop.
     """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, keeps_connection: bool = False) -> None:
