@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(
         1.0,
         gt=0,
-        description="Seconds until an idle worker looks for work; up to 10 s while notifications arrive",
+        description="Seconds until an idle worker looks for work; up to 30 s while notifications arrive",
     )
     heartbeat_s: float = Field(10.0, gt=0, description="Seconds between heartbeats")
     lease_s: float = Field(45.0, gt=0, description="Seconds after which a silent worker counts as dead")

@@ -171,13 +171,14 @@ class Store:
         claims = [outcome.job.claim for outcome in outcomes]
         written: dict[UUID, tuple[str, Any]] = {}
         if completed := [outcome for outcome in outcomes if isinstance(outcome, Completed)]:
+            urls = [outcome.output_url for outcome in completed]
             ids = await self._value(
                 "complete_jobs",
                 worker=worker,
                 jobs=jobs,
                 claims=claims,
                 results=[outcome.encoded or encode_json(outcome.result) for outcome in completed],
-                output_urls=[outcome.output_url for outcome in completed],
+                output_urls=urls if any(urls) else None,
                 manifests=list({outcome.job.manifest_id for outcome in completed} - {None}),
             )
             written = dict.fromkeys(ids, ("completed", None))

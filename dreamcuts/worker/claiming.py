@@ -22,7 +22,7 @@ RESCAN_S = 0.2
 RESCAN_SHARE = 20
 """... and not before this many times what the last such claim took: it may have walked over a million dead
 entries."""
-LONGEST_POLL_S = 10.0
+LONGEST_POLL_S = 30.0
 """How long a worker that hears notifications goes without looking, however long there was nothing to do."""
 FLOOD_S = 0.2
 """Claims that come quicker than this, and find all they ask for, need nobody to wake the worker."""

@@ -2,7 +2,8 @@
 
 A job type that blocks the loop (a long computation, a call without await) stops everything else in the
 process: other jobs, the heartbeat, and so the lease. Nothing inside the loop can say so. This thread can: it
-watches a mark that the loop makes, and when the mark is late it logs what the loop's thread is doing.
+asks the loop for a sign now and then, and when none has come by the next time it logs what the loop's thread
+is doing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Self
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 5.0
+PATIENCE_S = 3.0
 """How long the loop may be silent before it is said to hang."""
 DEEPEST_STACK = 30
 
@@ -28,8 +29,8 @@ DEEPEST_STACK = 30
 class LoopWatchdog:
     """`with LoopWatchdog():` in a coroutine watches the running loop for the time of the block.
 
-    Logs one warning with the stack for each time that the loop hangs for longer than `patience` seconds, and
-    one line with the whole duration when it goes on. When it has hung for `hopeless` seconds it calls `end`,
+    Logs one warning with the stack for each hang, after `patience` seconds to twice as many,
+    and one line with the duration when it goes on. When it has hung for `hopeless` seconds it calls `end`,
     from the thread: by then the lease is over and others have the jobs, but the process would stay for ever.
     """
 
@@ -43,23 +44,15 @@ class LoopWatchdog:
         self._patience = patience
         self._hopeless = hopeless
         self._end = end
-        self._every = patience / 4
-        self._marked = time.monotonic()
+        self._answered = time.monotonic()
         self._ended = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._watch, name="loop-watchdog", daemon=True)
-
-    @property
-    def lag(self) -> float:
-        """Seconds for which the loop has been silent beyond its next mark; 0 while it turns."""
-        return max(0.0, time.monotonic() - self._marked - self._every)
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._watched = threading.get_ident()
-        self._mark()
         self._thread.start()
         return self
 
@@ -67,43 +60,48 @@ class LoopWatchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._timer is not None:
-            self._timer.cancel()
         self._thread.join()
 
-    def _mark(self) -> None:
-        """Runs in the loop."""
+    def _ask(self) -> float:
+        """Ask the loop for a sign; returns when (monotonic seconds)."""
         assert self._loop is not None
-        self._marked = time.monotonic()
-        self._timer = self._loop.call_later(self._every, self._mark)
+        asked = time.monotonic()
+        self._loop.call_soon_threadsafe(self._answer)
+        return asked
+
+    def _answer(self) -> None:
+        """Runs in the loop."""
+        self._answered = time.monotonic()
 
     def _watch(self) -> None:
-        """Runs in the thread."""
-        while not self._ended.wait(self._every):
-            if time.monotonic() - self._marked < self._patience:
-                continue
+        """Runs in the thread. One question in `patience` seconds: an idle worker is to sleep."""
+        asked = self._ask()
+        while not self._ended.wait(self._patience):
             # A second look: after SIGCONT we may be awake before the loop is.
-            if self._ended.wait(self._every / 2):
+            if self._answered < asked and self._ended.wait(self._patience / 8):
                 return
-            marked = self._marked
-            if time.monotonic() - marked >= self._patience:
-                self._report(marked)
+            if self._answered < asked:
+                self._report(asked)
+            if self._ended.is_set():
+                return
+            asked = self._ask()
 
-    def _report(self, since: float) -> None:
+    def _report(self, asked: float) -> None:
         frame = sys._current_frames().get(self._watched)
         stack = "".join(traceback.format_stack(frame, limit=DEEPEST_STACK)) if frame is not None else ""
         del frame  # it holds every local variable of the loop's thread
         log.warning(
             "The event loop has hung for %.1f s: nothing else runs, no heartbeat goes out. It is here:\n%s",
-            time.monotonic() - since,
+            time.monotonic() - asked,
             stack.rstrip(),
         )
         # Counted, not read off the clock: a process that was stopped for an hour has not hung for one.
-        watched = min(time.monotonic() - since, self._patience + 2 * self._every)
-        while self._marked == since:
-            if self._ended.wait(self._every / 4):
+        pause = self._patience / 16
+        watched = min(time.monotonic() - asked, self._patience * 1.5)
+        while self._answered < asked:
+            if self._ended.wait(pause):
                 return
-            watched += self._every / 4
+            watched += pause
             if watched >= self._hopeless and self._end is not None:
                 log.error(
                     "The event loop has hung for %.0f s, longer than the lease: this process ends. Its jobs "
@@ -112,4 +110,4 @@ class LoopWatchdog:
                 )
                 self._end()
                 return
-        log.warning("The event loop goes on after %.1f s", self._marked - since)
+        log.warning("The event loop goes on after %.1f s", self._answered - asked)

@@ -7,7 +7,8 @@
 -- Locks: the jobs' manifests, then the jobs, then what waits for them. Raises lock_not_available when somebody
 -- holds a manifest for long (a producer's open transaction): the worker then writes the other manifests' jobs
 -- first. Sorted ids keep jobs without a manifest in one lock order.
--- p_manifests are the jobs' manifests, from the claim; without it they are looked up.
+-- p_output_urls may be null: none has one. p_manifests are the jobs' manifests, from the claim; without it they are
+-- looked up.
 create or replace function dreamcut_complete_jobs(
     p_worker uuid, p_jobs uuid[], p_claims int[], p_results jsonb[], p_output_urls text[],
     p_manifests uuid[] default null
