@@ -185,6 +185,9 @@ create or replace function dreamcut_settle(p_jobs uuid[]) returns void
 language plpgsql set search_path = public, pg_temp as $$
 declare
     v_manifests uuid[];
+    v_made boolean;
+    v_lost boolean;
+    v_over boolean;
 begin
     with ended as (
         select job.manifest_id, count(*) as jobs,
@@ -202,15 +205,23 @@ begin
             cancelled_jobs = manifest.cancelled_jobs + ended.cancelled
         from ended
         where manifest.id = ended.manifest_id
-        returning manifest.id
+        returning manifest.id, manifest.open_jobs, ended.completed, ended.jobs
     )
-    select array_agg(fewer.id) into v_manifests from fewer;
-    if v_manifests is null then
-        return;  -- jobs without a manifest: nobody can wait for them
+    select array_agg(fewer.id), bool_or(fewer.completed > 0), bool_or(fewer.completed < fewer.jobs),
+        bool_or(fewer.open_jobs = 0)
+    into v_manifests, v_made, v_lost, v_over
+    from fewer;
+    -- Each only if there is something for it to do: who waits for these jobs waits for this, too. (No manifest: they
+    -- have none, and nobody can wait for them.)
+    if v_made then
+        perform dreamcut_release_dependents(p_jobs);
     end if;
-    perform dreamcut_release_dependents(p_jobs);
-    perform dreamcut_fail_dependents(p_jobs);
-    perform dreamcut_close_manifests(v_manifests);
+    if v_lost then
+        perform dreamcut_fail_dependents(p_jobs);
+    end if;
+    if v_over or v_lost then  -- what was cancelled with a lost job may have been the last
+        perform dreamcut_close_manifests(v_manifests);
+    end if;
 end $$;
 
 -- Count the jobs of these manifests anew. What has been archived is no longer among the jobs: of such a manifest
