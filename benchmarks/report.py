@@ -36,6 +36,8 @@ HOW = """
   them, which weighs more where fewer jobs were drained. Statements are top-level, without the harness' own.
 - Pickup: one worker, idle; a job every 20 ms from another process; from just before the call that enqueues
   it to the first line of its handler.
+- Enqueue: through each queue's own call for it. DreamCuts' producers insert rows, so that is what is
+  measured: one INSERT for many, or for each job, through asyncpg. `Client.enqueue` has a table of its own.
 - A queue that keeps many claimed jobs in memory (Graphile Worker's local queue, PgQueuer's batch) is measured
   with that setting: it is its best documented one for throughput.
 - The bare limit has no leases, no attempts, no fencing, no results and no history. It is there to show what
