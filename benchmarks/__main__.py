@@ -4,7 +4,8 @@ python -m benchmarks                    all queues that are installed, three rou
 python -m benchmarks --quick            one round, fewer jobs
 python -m benchmarks --only dreamcuts,bare --docs /tmp/report
 python -m benchmarks --depth            with a deep queue and a held snapshot too
-python -m benchmarks --own              with graphs, fan-in and fan-out, idle workers and memory too
+python -m benchmarks --steady 60        with a minute in which a producer keeps the queue deep
+python -m benchmarks --own              with graphs, enqueues, more and idle workers, and memory too
 python -m benchmarks --render           write the report anew from the figures that are there
 """
 
@@ -18,6 +19,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.depth import deep_rates, steady_rates
 from benchmarks.harness import Arena, BenchError, Server, bench_server, log_folder
 from benchmarks.own import own_tables
 from benchmarks.report import write_report
@@ -52,8 +54,8 @@ def main() -> int:
                 line = next(line for line in results.lines if line.key == entry.key)
                 _measure(arenas[entry.system.key], entry, line, options)
                 print(f"[{time.monotonic() - began:4.0f} s] round {number + 1}: {_told(line)}", flush=True)
-        if options.depth and DREAMCUTS.key in arenas:
-            results.depth = _deep(server, arenas[DREAMCUTS.key], options)
+        if DREAMCUTS.key in arenas:
+            results.depth = _deep(server, arenas[DREAMCUTS.key], options) or None
         if options.own and DREAMCUTS.key in arenas:
             results.own = own_tables(server, arenas[DREAMCUTS.key], options.scale)
         for arena in arenas.values():
@@ -78,9 +80,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the report goes")
     parser.add_argument("--shared-buffers", default="1GB")
     parser.add_argument("--depth", action="store_true", help="also drain a deep queue, plain and held")
-    parser.add_argument("--own", action="store_true", help="also graphs, fan-in, idle workers, memory")
+    parser.add_argument("--own", action="store_true", help="also graphs, enqueues, more workers, memory")
     parser.add_argument("--depth-jobs", type=int, default=1_000_000)
     parser.add_argument("--depth-seconds", type=float, default=20.0)
+    parser.add_argument(
+        "--steady", type=float, default=0.0, metavar="SECONDS", help="also drain a queue that is kept deep"
+    )
     parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -136,11 +141,15 @@ def _measure(arena: Arena, entry: Entry, line: Line, options: argparse.Namespace
 
 
 def _deep(server: Server, arena: Arena, options: argparse.Namespace) -> dict[str, object]:
-    """How a worker of DreamCuts fares on an ever deeper queue, with and without a held snapshot."""
-    from benchmarks.depth import deep_rates
-
-    (entry,) = [entry for entry in ENTRIES if entry.key == "dreamcuts_tuned"]
-    return deep_rates(server, arena, entry, options.depth_jobs, options.depth_seconds)
+    """How a worker fares on a deep queue, with and without a held snapshot, and on one that is kept deep."""
+    entries = {entry.key: entry for entry in ENTRIES}
+    found: dict[str, object] = {}
+    if options.depth:
+        tuned = entries["dreamcuts_tuned"]
+        found = deep_rates(server, arena, tuned, options.depth_jobs, options.depth_seconds)
+    if options.steady:
+        found["steady"] = steady_rates(arena, entries["dreamcuts"], options.steady, options.scale)
+    return found
 
 
 def _about(server: Server, rounds: int) -> dict[str, str]:

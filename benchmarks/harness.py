@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,19 @@ class WorkerProcess:
             return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
         return 0.0
 
+    def forget_peak(self) -> None:
+        """Let the peak of its resident size begin anew."""
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self._process.pid}/clear_refs").write_text("5", "ascii")  # proc(5)
+
+    def peak_mb(self) -> float:
+        """The largest resident size since `forget_peak`, 0 where /proc does not say."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text("ascii").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        return 0.0
+
     def kill(self) -> None:
         """End it at once: what is measured is over."""
         with uninterrupted():
@@ -162,6 +175,13 @@ class WorkerProcess:
                 self.waits += said["waits"]
 
 
+Meanwhile = Callable[[WorkerProcess, float], None]
+
+
+def _sleep_until(_worker: WorkerProcess, end: float) -> None:
+    time.sleep(max(0.0, end - time.monotonic()))
+
+
 class Arena:
     """A queue in its database, ready to be measured."""
 
@@ -173,6 +193,7 @@ class Arena:
             **os.environ,
             "DATABASE_URL": server.dsn(system.key),
             "PYTHONPATH": str(Path(__file__).parents[1]),
+            "TMPDIR": str(folder),  # workers are killed, and leave what they made
         }
         server.create(system.key)
         if system.is_node:
@@ -240,8 +261,14 @@ class Arena:
         self._await_sessions()
         return worker.waits
 
-    def progress(self, entry: Entry, seconds: float, window: float) -> list[float]:
-        """Starts per second of one worker on a deep queue, window by window."""
+    def progress(
+        self, entry: Entry, seconds: float, window: float, meanwhile: Meanwhile | None = None
+    ) -> list[float]:
+        """Starts per second of one worker on a deep queue, window by window.
+
+        `meanwhile` is called once a window, with the worker and when it is to return.
+        """
+        meanwhile = meanwhile or _sleep_until
         rates = []
         with self.workers(entry, 1) as (worker,):
             deadline = time.monotonic() + TIMEOUT_S
@@ -249,7 +276,7 @@ class Arena:
                 time.sleep(0.01)
             seen, since = worker.started, time.monotonic()
             for _ in range(round(seconds / window)):
-                time.sleep(window)
+                meanwhile(worker, time.monotonic() + window)
                 started, now = worker.started, time.monotonic()
                 rates.append((started - seen) / (now - since))
                 seen, since = started, now
@@ -277,7 +304,7 @@ class Arena:
         running: list[WorkerProcess] = []
         try:
             for number in range(count):
-                command = [*self._system.command, "work", json.dumps(dict(entry.options))]
+                command = [*entry.command, "work", json.dumps(dict(entry.options))]
                 errors = self._folder / f"{entry.key}-{number}.log"
                 running.append(WorkerProcess(command, self._environment, errors))
             yield running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results import Line, Results
 from benchmarks.svg import Group, bar_chart, figure
@@ -35,6 +36,8 @@ HOW = """
   them, which weighs more where fewer jobs were drained. Statements are top-level, without the harness' own.
 - Pickup: one worker, idle; a job every 20 ms from another process; from just before the call that enqueues
   it to the first line of its handler.
+- Enqueue: through each queue's own call for it. DreamCuts' producers insert rows, so that is what is
+  measured: one INSERT for many, or for each job, through asyncpg. `Client.enqueue` has a table of its own.
 - A queue that keeps many claimed jobs in memory (Graphile Worker's local queue, PgQueuer's batch) is measured
   with that setting: it is its best documented one for throughput.
 - The bare limit has no leases, no attempts, no fencing, no results and no history. It is there to show what
@@ -109,9 +112,10 @@ def _markdown(results: Results) -> str:
         HOW.strip(),
         "## Repeat it",
         "`make bench` needs some minutes and an idle machine; `make bench QUICK=1` is a smaller run. "
-        "`make bench ARGS='--depth --own'` adds a deep queue, a held snapshot, and what only DreamCuts has "
-        "(graphs, idle workers). Graphile Worker and pg-boss are "
-        "measured where node and npm are installed. `dreamcuts bench` measures a server of your own.",
+        "`make bench ARGS='--depth --steady 60 --own'` adds a deep queue, a held snapshot, a queue that is "
+        "kept deep, and DreamCuts alone (graphs, more workers, idle ones, memory). Graphile Worker and "
+        "pg-boss are measured where node and npm are installed. `dreamcuts bench` measures a server of your "
+        "own.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -213,16 +217,38 @@ def _depth(results: Results) -> list[str]:
     depth = results.depth
     if not depth:
         return []
-    windows = len(next(iter(depth["rates"].values()), []))
+    parts = ["## Depth"]
+    if "rates" in depth:
+        parts += [_deep_text(depth), _windows(depth["rates"], "window")]
+    if "steady" in depth:
+        steady = depth["steady"]
+        parts += [_steady_text(steady), _windows({"steady": steady["rates"]}, "tenth")]
+    return parts
+
+
+def _windows(series: dict[str, list[float]], name: str) -> str:
+    windows = len(next(iter(series.values()), []))
     rows = [
-        "| queue | " + " | ".join(f"window {number + 1}" for number in range(windows)) + " |",
+        "| queue | " + " | ".join(f"{name} {number + 1}" for number in range(windows)) + " |",
         "|---|" + "---:|" * windows,
     ]
-    for name, rates in depth["rates"].items():
-        rows.append(f"| {name} | " + " | ".join(figure(rate) for rate in rates) + " |")
-    text = (
+    for title, rates in series.items():
+        rows.append(f"| {title} | " + " | ".join(figure(rate) for rate in rates) + " |")
+    return "\n".join(rows)
+
+
+def _deep_text(depth: dict[str, Any]) -> str:
+    return (
         f"Starts per second of one DreamCuts worker (tuned) in windows of {depth['window']:g} s, with "
         f"{depth['jobs']:,} ready jobs of seven types; `around` adds a tenth as many delayed and blocked "
         "jobs and as many finished ones; `held` keeps another session's snapshot open all the while."
     )
-    return ["## Depth", text, "\n".join(rows)]
+
+
+def _steady_text(steady: dict[str, Any]) -> str:
+    return (
+        f"Steady: for {steady['seconds']:g} s a producer keeps about {steady['ready']:,} ready jobs of seven "
+        "types in the queue (an INSERT of 2,000 whenever fewer are ready) while one DreamCuts worker "
+        "(default settings) drains it; finished jobs stay, and Postgres vacuums as it sees fit. "
+        f"Starts per second in each tenth of the time; the fewest ready jobs were {steady['least']:,}."
+    )

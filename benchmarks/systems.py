@@ -32,8 +32,7 @@ class System:
         """The program, without its verb."""
         if self.is_node:
             return [shutil.which("node") or "node", str(HERE / "node" / f"{self.key}.js")]
-        module = self.key if self.key == "bare" else f"{self.key}_queue"
-        return [sys.executable, "-m", f"benchmarks.programs.{module}"]
+        return _python(self.key if self.key == "bare" else f"{self.key}_queue")
 
     @cached_property
     def sql(self) -> Mapping[str, Query]:
@@ -56,7 +55,10 @@ class System:
 
 @dataclass(frozen=True)
 class Entry:
-    """A queue with settings of its worker. `jobs` keep one worker busy for some seconds."""
+    """A queue with settings of its worker. `jobs` keep one worker busy for some seconds.
+
+    `program` is the module in programs/ that its worker is, where it is not the system's own.
+    """
 
     key: str
     title: str
@@ -64,6 +66,16 @@ class Entry:
     jobs: int
     settings: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    program: str | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The worker's program, without its verb."""
+        return _python(self.program) if self.program else self.system.command
+
+
+def _python(module: str) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.programs.{module}"]
 
 
 def named(name: str) -> dict[str, Query]:

@@ -106,16 +106,20 @@ def extension(content_type: str | None) -> str:
 
 
 def _wav_duration(path: Path) -> float | None:
-    data = path.read_bytes()
-    at, byte_rate = 12, 0
-    while at + 8 <= len(data):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if name == b"fmt ":
-            byte_rate = int.from_bytes(data[at + 16 : at + 20], "little")
-        if name == b"data":
-            # Streamed WAVs leave the size open (0 or all ones): then the data goes to the end of the file.
-            return min(size or len(data), len(data) - at - 8) / byte_rate
-        at += 8 + size + size % 2
+    """From the chunks' heads, without reading the samples: they may be hundreds of megabytes."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        at, byte_rate = 12, 0
+        while at + 8 <= end:
+            file.seek(at)
+            head = file.read(20)
+            name, size = head[:4], int.from_bytes(head[4:8], "little")
+            if name == b"fmt ":
+                byte_rate = int.from_bytes(head[16:20], "little")
+            if name == b"data":
+                # Streamed WAVs leave the size open (0 or all ones): then the data goes to the file's end.
+                return min(size or end, end - at - 8) / byte_rate
+            at += 8 + size + size % 2
     return None
 
 

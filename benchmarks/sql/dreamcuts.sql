@@ -109,5 +109,14 @@ from generate_series(1, @workers::int) as number;
 -- name: listen :exec
 listen dreamcut_jobs;
 
--- name: insert_one :exec
-insert into dreamcut_jobs (type, payload) values ('bench_1', '{}');
+-- name: insert :exec
+-- A producer's plain INSERT.
+insert into dreamcut_jobs (type, payload) values (@type, @payload);
+
+-- name: insert_asset_job :one
+insert into dreamcut_jobs (type, payload)
+values ('bench_asset', jsonb_build_object('url', @url::text, 'kind', @kind::text))
+returning id;
+
+-- name: job_outcome :one
+select job.status, job.error_message from dreamcut_jobs job where job.id = @job::uuid;

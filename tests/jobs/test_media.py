@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,22 @@ async def test_joined_mp3_is_as_long_as_its_parts(tmp_path: Path) -> None:
 async def test_other_audio_length(tmp_path: Path, name: str, codec: str) -> None:
     info = probe(await tone(tmp_path / name, 2.5, "-c:a", codec))
     assert info.kind == "audio" and info.duration == pytest.approx(2.5, abs=0.06)
+
+
+def test_a_large_wav_is_not_read_into_memory(tmp_path: Path) -> None:
+    rate, seconds = 48_000 * 4, 1000
+    form = struct.pack("<HHIIHH", 1, 2, 48_000, rate, 4, 16)
+    head = b"RIFF" + bytes(4) + b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    file = tmp_path / "a.wav"
+    with file.open("wb") as writer:
+        writer.write(head + b"data" + struct.pack("<I", rate * seconds))
+        writer.truncate(writer.tell() + rate * seconds)
+    tracemalloc.start()
+    try:
+        assert probe(file).duration == seconds
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000, "of 192 MB"
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("flags", ["+faststart", "+empty_moov"])
