@@ -1,5 +1,5 @@
--- Views for people and monitoring. They show no more than the caller may read (security_invoker, from
--- Postgres 15 on; before, they are not granted to Supabase's signed-in users at all: see 90_security.sql).
+-- Views for people and monitoring. From Postgres 15 on they show no more than the caller may read; to
+-- Supabase's signed-in users they are not granted at all: see 90_security.sql.
 
 -- The finer picture of each job: its state in the queue's own words, and what it waits for.
 create or replace view dreamcut_job_states as
@@ -56,10 +56,3 @@ left join lateral (
 
 comment on view dreamcut_job_states is
     'Each job with its state (blocked, delayed, ready, processing, completed, failed, cancelled) and the reason it waits.';
-
-do $$
-begin
-    if current_setting('server_version_num')::int >= 150000 then
-        alter view dreamcut_job_states set (security_invoker = true);
-    end if;
-end $$;
