@@ -85,9 +85,7 @@ with counted as (
     group by running.type
     union all
     select lane.type, 0, 0, 0, 0, sum(lane.slots), count(*)
-    from dreamcut_workers worker
-    cross join lateral unnest(worker.types, worker.slots) as lane (type, slots)
-    where worker.state = 'live' and worker.lease_expires_at > now()
+    from dreamcut_live_lanes lane
     group by lane.type
 )
 select counted.type, sum(counted.ready)::bigint as ready, sum(counted.delayed)::bigint as delayed,

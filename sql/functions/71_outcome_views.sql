@@ -73,17 +73,17 @@ with spread as (
     where seen.since >= now() - interval '24 hours' and seen.outcome = 'completed'
     group by seen.type, seen.provider, seen.bucket
 ), ranked as (
-    select spread.*,
+    select spread.*, round(power(2.0::double precision, spread.bucket / 4.0))::bigint as ms,
         sum(spread.jobs) over (partition by spread.type, spread.provider order by spread.bucket) as below,
         sum(spread.jobs) over (partition by spread.type, spread.provider) as total
     from spread
 )
 select ranked.type, ranked.provider, max(ranked.total)::bigint as jobs,
     (sum(ranked.run_ms) / sum(ranked.jobs))::bigint as mean_ms,
-    round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.50 * ranked.total) / 4.0))::bigint as p50_ms,
-    round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.90 * ranked.total) / 4.0))::bigint as p90_ms,
-    round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.95 * ranked.total) / 4.0))::bigint as p95_ms,
-    round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.99 * ranked.total) / 4.0))::bigint as p99_ms
+    min(ranked.ms) filter (where ranked.below >= 0.50 * ranked.total) as p50_ms,
+    min(ranked.ms) filter (where ranked.below >= 0.90 * ranked.total) as p90_ms,
+    min(ranked.ms) filter (where ranked.below >= 0.95 * ranked.total) as p95_ms,
+    min(ranked.ms) filter (where ranked.below >= 0.99 * ranked.total) as p99_ms
 from ranked
 group by ranked.type, ranked.provider;
 

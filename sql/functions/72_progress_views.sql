@@ -109,9 +109,7 @@ begin
     ) history
     left join (
         select lane.type, sum(lane.slots) as slots
-        from dreamcut_workers worker
-        cross join lateral unnest(worker.types, worker.slots) as lane (type, slots)
-        where worker.state = 'live' and worker.lease_expires_at > now()
+        from dreamcut_live_lanes lane
         group by lane.type
     ) served on served.type = history.type;
 end $$;

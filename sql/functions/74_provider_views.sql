@@ -12,15 +12,15 @@ with spread as (
     where seen.since >= now() - interval '60 minutes' and seen.minutes = 1
     group by seen.provider, seen.bucket
 ), ranked as (
-    select spread.*,
+    select spread.*, round(power(2.0::double precision, spread.bucket / 4.0))::bigint as ms,
         sum(spread.succeeded) over (partition by spread.provider order by spread.bucket) as below,
         sum(spread.succeeded) over (partition by spread.provider) as total
     from spread
 ), recent as (
     select ranked.provider, sum(ranked.calls) as calls, sum(ranked.succeeded) as succeeded,
         sum(ranked.failed) as failed, (sum(ranked.run_ms) / sum(ranked.calls))::bigint as mean_ms,
-        round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.50 * ranked.total) / 4.0))::bigint as p50_ms,
-        round(power(2, min(ranked.bucket) filter (where ranked.below >= 0.95 * ranked.total) / 4.0))::bigint as p95_ms
+        min(ranked.ms) filter (where ranked.below >= 0.50 * ranked.total) as p50_ms,
+        min(ranked.ms) filter (where ranked.below >= 0.95 * ranked.total) as p95_ms
     from ranked
     group by ranked.provider
 ), waiting as (
