@@ -28,7 +28,7 @@ POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What `dreamcuts top` shows: rows as the views of sql/functions/70_monitoring.sql have them."""
+    """What `dreamcuts top` shows: rows as the views in sql/functions/7*_views.sql have them."""
 
     depth: list[Row]
     workers: list[Row]

@@ -362,5 +362,9 @@ def ids(held: Iterable[Held]) -> list[UUID]:
     return [job.id for job in held]
 
 
+def ids_of(rows: Iterable[Mapping[str, Any]]) -> list[UUID]:
+    return [row["id"] for row in rows]
+
+
 def names(held: Iterable[Held]) -> list[str]:
     return [job.job_id for job in held]

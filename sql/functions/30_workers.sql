@@ -34,6 +34,17 @@ language sql stable set search_path = public, pg_temp as $$
         and pg_postmaster_start_time() + (p_worker.lease_expires_at - p_worker.heartbeat_at) < now()
 $$;
 
+-- What live workers serve: a row for each worker and type. A view and not a function, because Postgres inlines it.
+create or replace view dreamcut_live_lanes as
+select worker.id as worker_id, lane.type, lane.provider, lane.slots
+from dreamcut_workers worker
+cross join lateral unnest(worker.types, worker.providers, worker.slots) as lane (type, provider, slots)
+where worker.state = 'live' and worker.lease_expires_at > now()
+    and lane.type is not null;  -- where an array is longer than that of the types
+
+comment on view dreamcut_live_lanes is
+    'Job types that each live worker serves, with the provider that it calls first for them and its slots.';
+
 -- Extend the lease, and learn what happened meanwhile. p_jobs and p_claims, side by side, are the jobs that
 -- the worker believes to hold.
 -- alive: false if the incarnation was declared lost; it must drop everything and register anew.

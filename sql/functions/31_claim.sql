@@ -73,11 +73,7 @@ begin
     -- With it, what is seldom to be done: to ask for it is far quicker than to do it in vain.
     select worker.waits,
         (select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null) <= now(),
-        exists (
-            select 1 from dreamcut_providers provider
-            where provider.max_concurrent is not null or provider.max_per_minute is not null
-                or provider.slowed_at is not null or provider.paused_until is not null
-        ),
+        exists (select 1 from dreamcut_providers provider where dreamcut_is_limited(provider)),
         p_may_take_suspect and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect)
     into v_waits, v_is_due, v_is_limited, v_is_suspected
     from dreamcut_workers worker

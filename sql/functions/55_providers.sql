@@ -61,6 +61,13 @@ language sql immutable set search_path = public, pg_temp as $$
     select case when p_usd = round(p_usd, 2) then round(p_usd, 2)::text else trim_scale(round(p_usd, 6))::text end
 $$;
 
+-- Whether a provider's calls are limited, slowed down or paused, so that jobs may have to wait for it. Without a
+-- search_path, as dreamcut_duration_bucket, so that Postgres inlines it: every claim asks.
+create or replace function dreamcut_is_limited(p_provider dreamcut_providers) returns boolean
+language sql immutable
+return p_provider.max_concurrent is not null or p_provider.max_per_minute is not null
+    or p_provider.slowed_at is not null or p_provider.paused_until is not null;
+
 -- Calls at a time that a provider may get now; null: no limit.
 create or replace function dreamcut_effective_concurrency(p_provider dreamcut_providers, p_now timestamptz)
 returns int
@@ -237,15 +244,13 @@ language sql stable set search_path = public, pg_temp as $$
                 )
             end, 0) as calls
         from dreamcut_providers provider
-        where num_nonnulls(provider.max_concurrent, provider.max_per_minute, provider.slowed_at, provider.paused_until) > 0
+        where dreamcut_is_limited(provider)
             -- slowed down, and recovered without a limit of its own: no limit
             and num_nonnulls(dreamcut_effective_concurrency(provider, clock_timestamp()),
                              provider.max_per_minute, provider.paused_until) > 0
     ), served as (
         select lane.type, lane.provider, sum(lane.slots) as slots
-        from dreamcut_workers worker
-        cross join lateral unnest(worker.types, worker.providers, worker.slots) as lane (type, provider, slots)
-        where worker.state = 'live' and worker.lease_expires_at > now()
+        from dreamcut_live_lanes lane
         group by lane.type, lane.provider
     ), wanting as (
         select served.type, served.provider, busy.calls as busy,

@@ -1,5 +1,5 @@
--- Views for people and monitoring. They show no more than the caller may read (security_invoker, from
--- Postgres 15 on; before, they are not granted to Supabase's signed-in users at all: see 90_security.sql).
+-- Views for people and monitoring. From Postgres 15 on they show no more than the caller may read; to
+-- Supabase's signed-in users they are not granted at all: see 90_security.sql.
 
 -- The finer picture of each job: its state in the queue's own words, and what it waits for.
 create or replace view dreamcut_job_states as
@@ -22,20 +22,14 @@ select
             'not before ' || to_char(job.next_retry_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
             || coalesce(': ' || job.error_message, '')
         when not exists (
-            select 1 from dreamcut_workers worker
-            cross join lateral unnest(worker.types, worker.slots) as lane (type, slots)
-            where worker.state = 'live' and worker.lease_expires_at > now()
-                and lane.type = job.type and lane.slots > 0
+            select 1 from dreamcut_live_lanes lane where lane.type = job.type and lane.slots > 0
         ) then 'no worker serves this type'
         else coalesce((
             select 'waits for ' || provider.name || ', which is paused: ' || coalesce(provider.pause_reason, '')
             from dreamcut_providers provider
             where provider.paused_until is not null and exists (
-                select 1
-                from dreamcut_workers worker
-                cross join lateral unnest(worker.types, worker.providers) as lane (type, provider)
-                where worker.state = 'live' and worker.lease_expires_at > now()
-                    and lane.type = job.type and lane.provider = provider.name
+                select 1 from dreamcut_live_lanes lane
+                where lane.type = job.type and lane.provider = provider.name
             )
             limit 1
         ), case when job.suspect then 'two workers have died with it; a worker runs one such job at a time' end)
@@ -56,10 +50,3 @@ left join lateral (
 
 comment on view dreamcut_job_states is
     'Each job with its state (blocked, delayed, ready, processing, completed, failed, cancelled) and the reason it waits.';
-
-do $$
-begin
-    if current_setting('server_version_num')::int >= 150000 then
-        alter view dreamcut_job_states set (security_invoker = true);
-    end if;
-end $$;

@@ -193,10 +193,3 @@ comment on column dreamcut_stuck_jobs.priority is 'Its priority.';
 comment on column dreamcut_stuck_jobs.created_at is 'When it was inserted.';
 comment on column dreamcut_stuck_jobs.code is 'What it waits for, as a word: see docs/guarantees.md.';
 comment on column dreamcut_stuck_jobs.reason is 'The same as a sentence.';
-
-do $$
-begin
-    if current_setting('server_version_num')::int >= 150000 then
-        alter view dreamcut_stuck_jobs set (security_invoker = true);
-    end if;
-end $$;

@@ -1,5 +1,4 @@
--- Where the money goes, and how the providers stand. Amounts are US dollars. They show no more than the caller
--- may read (security_invoker, as in 60_views.sql).
+-- Where the money goes, and how the providers stand. Amounts are US dollars.
 
 -- The ledger with the amounts of each call sorted by what is known of them: spent (billed, as reported or as
 -- estimated), reserved (under way), uncertain (its outcome is not known; it may have been billed), saved (not
@@ -213,19 +212,3 @@ select provider.name,
 from dreamcut_providers provider;
 
 comment on view dreamcut_provider_states is 'Providers with limits or trouble: their state, limits, and calls now.';
-
-do $$
-declare
-    v_view text;
-begin
-    if current_setting('server_version_num')::int >= 150000 then
-        foreach v_view in array array[
-            'dreamcut_spend', 'dreamcut_recent_spend', 'dreamcut_spend_totals', 'dreamcut_spend_by_manifest',
-            'dreamcut_spend_by_provider', 'dreamcut_spend_by_endpoint', 'dreamcut_spend_by_type',
-            'dreamcut_spend_by_day',
-            'dreamcut_unknown_calls', 'dreamcut_provider_states', 'dreamcut_committed_spend'
-        ] loop
-            execute format('alter view %I set (security_invoker = true)', v_view);
-        end loop;
-    end if;
-end $$;

@@ -1,11 +1,13 @@
 -- Who may do what. On a plain Postgres the owner of the tables does everything and nobody else anything. On
 -- Supabase, besides: service_role (the planner, through PostgREST) works with the tables and the functions
 -- meant for it; a signed-in user (authenticated) reads its own manifests and their jobs, and writes nothing;
--- anon does nothing. Applied again at every change of the functions, so a new function cannot be forgotten.
+-- anon does nothing. A view shows no more than the caller may read (security_invoker, from Postgres 15 on). Applied
+-- again at every change of the functions, so a new function or view cannot be forgotten.
 
 do $$
 declare
     v_table regclass;
+    v_kind "char";
     v_function regprocedure;
     v_role text;
     v_outside constant text[] := array(
@@ -13,8 +15,8 @@ declare
     );
 begin
     -- Supabase's default privileges give all of a new object to all three roles; take everything back first.
-    for v_table in
-        select class.oid::regclass
+    for v_table, v_kind in
+        select class.oid::regclass, class.relkind
         from pg_class class
         where class.relnamespace = 'public'::regnamespace
             and class.relname like 'dreamcut\_%'
@@ -24,12 +26,14 @@ begin
         foreach v_role in array v_outside loop
             execute format('revoke all on %s from %I', v_table, v_role);
         end loop;
-        continue when (select class.relkind from pg_class class where class.oid = v_table) = 'S';
+        continue when v_kind = 'S';
         if 'service_role' = any (v_outside) then
             execute format('grant select, insert, update, delete on %s to service_role', v_table);
         end if;
-        if (select class.relkind from pg_class class where class.oid = v_table) in ('r', 'p') then
+        if v_kind in ('r', 'p') then
             execute format('alter table %s enable row level security', v_table);
+        elsif v_kind = 'v' and current_setting('server_version_num')::int >= 150000 then
+            execute format('alter view %s set (security_invoker = true)', v_table);
         end if;
     end loop;
 

@@ -1,5 +1,5 @@
 -- What the dashboard and /metrics read. Lists are short, and none of it counts the table of jobs: see
--- functions/70_monitoring.sql.
+-- functions/70_queue_views.sql.
 
 -- name: metrics_depth :many
 select type, ready, delayed, blocked, processing, slots, workers from dreamcut_queue_depth order by type;

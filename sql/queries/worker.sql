@@ -37,11 +37,7 @@ select
     extract(epoch from (
         select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null
     ) - now())::double precision as due_s,
-    exists (
-        select 1 from dreamcut_providers provider
-        where provider.max_concurrent is not null or provider.max_per_minute is not null
-            or provider.slowed_at is not null or provider.paused_until is not null
-    ) as is_limited;
+    exists (select 1 from dreamcut_providers provider where dreamcut_is_limited(provider)) as is_limited;
 
 -- name: promote_jobs :scalar
 -- By a worker that knows of a job that comes due, and has no room for it: others may.

@@ -113,7 +113,7 @@ def test_what_follows_from_a_class(queue: Queue, error_class: str) -> None:
         if error_class in NO_RETRY:
             break
     row = queue.job(job)
-    if error_class in NOT_COUNTED or error_class == "stalled":  # the first two times: see test_rescue.py
+    if error_class in NOT_COUNTED or error_class == "stalled":  # the first two times: see test_suspects.py
         assert (row["status"], row["attempts"]) == ("pending", 0)
     elif error_class in NO_RETRY:
         assert (row["status"], row["attempts"]) == (

@@ -101,6 +101,7 @@ def test_a_claim_is_one_short_range_of_the_ready_index_for_each_type(deep: Queue
     assert not [plan for plan in found if ") suspect" in plan.split("->")[0]]  # not looked for: there is none
     (before,) = [plan for plan in found if "select min(job.next_retry_at)" in plan.split("->")[0]]
     assert "using dreamcut_jobs_delayed_idx" in before and "using dreamcut_jobs_suspect_idx" in before
+    assert "(max_concurrent IS NOT NULL) OR" in before, "dreamcut_is_limited is not inlined"
 
 
 def test_plans_made_while_the_table_was_empty_are_good_for_a_full_one(empty: Queue) -> None:
@@ -164,6 +165,7 @@ def test_a_look_reads_two_indexes(deep: Queue) -> None:
     lines = deep.connection.execute(text, {"types": ["tts", "image", "nothing"]}).fetchall()
     plan = "\n".join(line for (line,) in lines)
     assert "dreamcut_jobs_ready_idx" in plan and "dreamcut_jobs_delayed_idx" in plan
+    assert "(max_concurrent IS NOT NULL) OR" in plan, "dreamcut_is_limited is not inlined"
     assert "Seq Scan on dreamcut_jobs" not in plan and most_rows(plan) <= 60, plan
 
 

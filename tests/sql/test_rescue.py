@@ -1,15 +1,14 @@
-"""The lease of a worker: how it is kept, lost, and what becomes of its jobs."""
+"""What becomes of the jobs of a worker that is lost, and of those that nobody runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from tests.support import LEASE_LOST, Blocked, Queue, ids, names
+from tests.support import LEASE_LOST, Blocked, Queue, ids_of
 
 NO_WAITING = "set local statement_timeout = '1500ms'"
 """Less than any lock timeout of the functions themselves."""
@@ -34,121 +33,6 @@ def test_the_jobs_of_a_worker_whose_lease_ran_out_go_back(queue: Queue) -> None:
     queue.come_due()
     queue.finish("a")
     assert queue.states(manifest)["b"] == "ready"
-
-
-def stall(queue: Queue, *jobs: UUID, times: int = 1) -> None:
-    """Let one worker after the other claim these jobs, and only them, and die."""
-    for _ in range(times):
-        queue.come_due()
-        worker = queue.worker()
-        with queue.connection.transaction():
-            queue.run("update dreamcut_jobs set priority = priority + 1000 where id = any (%s)", list(jobs))
-            assert {held.id for held in queue.claim(worker, len(jobs))} == set(jobs)
-            queue.run("update dreamcut_jobs set priority = priority - 1000 where id = any (%s)", list(jobs))
-        queue.expire(worker)
-        assert {row["id"] for row in queue.rescue()} == set(jobs)
-
-
-def test_a_job_that_kills_its_workers_runs_out_of_attempts(queue: Queue) -> None:
-    manifest, jobs = queue.graph({"a": [], "b": ["a"]})
-    counted = []
-    for stalls in range(1, 6):
-        stall(queue, jobs["a"])
-        row = queue.job(jobs["a"])
-        assert (row["stalls"], row["suspect"], row["error_class"]) == (stalls, stalls >= 2, "stalled")
-        counted.append(row["attempts"])
-    assert counted == [0, 0, 1, 2, 3]  # the first two may have been the fault of another job
-    assert queue.states(manifest) == {"a": "failed", "b": "cancelled"}
-    assert queue.of_manifest(manifest)["status"] == "failed"
-    lines = queue.history(jobs["a"])
-    assert [line["outcome"] for line in lines] == ["retried"] * 4 + ["failed"]
-    assert [line["attempt"] for line in lines] == [1, 1, 1, 2, 3]
-    assert {line["error_class"] for line in lines} == {"stalled"}
-
-    queue.retry(jobs["a"])
-    row = queue.job(jobs["a"])
-    assert (row["status"], row["attempts"], row["stalls"], row["suspect"]) == ("pending", 0, 0, False)
-
-
-def test_what_is_handed_back_or_fails_in_order_has_not_stalled(queue: Queue) -> None:
-    job = queue.add(None)
-    worker = queue.worker()
-    queue.hand_back(worker, queue.claim_one(worker))
-    queue.fail(worker, queue.claim_one(worker), retry_after=0)
-    queue.come_due()
-    queue.claim_one(worker)
-    queue.release(job)
-    assert (queue.job(job)["attempts"], queue.job(job)["stalls"]) == (1, 0)
-
-
-def test_a_worker_gets_one_suspect_at_a_time_beside_any_number_of_others(queue: Queue) -> None:
-    stall(queue, *(queue.add(None, f"suspect-{n}", max_attempts=1) for n in range(3)), times=2)
-    for n in range(3):
-        queue.add(None, f"clean-{n}")
-    queue.come_due()
-    worker, another = queue.worker(), queue.worker()
-    assert names(queue.claim(worker, 2)) == ["suspect-0", "clean-0"]
-    assert names(queue.claim(worker, 2, may_take_suspect=False)) == ["clean-1", "clean-2"]
-    assert queue.claim(worker, 2, may_take_suspect=False) == []
-    assert names(queue.claim(another, 2)) == ["suspect-1"]
-    reason = queue.value("select reason from dreamcut_job_states where job_id = 'suspect-2'")
-    assert reason == "two workers have died with it; a worker runs one such job at a time"
-
-
-def test_a_suspect_overtakes_nobody_and_takes_no_slot_of_another_type(queue: Queue) -> None:
-    stall(queue, queue.add(None, "suspect", priority=3), times=2)
-    queue.come_due()
-    for n in range(3):
-        queue.add(None, f"urgent-{n}", priority=7)
-        queue.add(None, f"other-{n}", type="other")
-    worker = queue.worker(["work", "other"])
-    assert set(names(queue.claim_types(worker, {"work": 0, "other": 1}))) == {"other-0"}
-    assert names(queue.claim(worker, 2)) == ["urgent-0", "urgent-1"]
-    assert names(queue.claim(worker, 2)) == ["urgent-2", "suspect"]
-
-
-def test_a_suspect_waits_while_its_provider_has_no_room(queue: Queue) -> None:
-    stall(queue, queue.add(None, "suspect"), times=2)
-    queue.come_due()
-    queue.run("insert into dreamcut_providers (name, paused_until) values ('fal', now() + interval '1 hour')")
-    worker = uuid4()
-    queue.run(
-        "select dreamcut_register_worker(%s, 'h', 1, '0', '{work}', '{1}', interval '60 s', '{fal}')",
-        worker,
-    )
-    assert queue.claim(worker, 5) == []
-    queue.run("update dreamcut_providers set paused_until = null")
-    assert names(queue.claim(worker, 5)) == ["suspect"]
-
-
-def test_two_workers_at_once_get_different_suspects(queue: Queue, another: Callable[[], Queue]) -> None:
-    stall(queue, *(queue.add(None, f"suspect-{n}") for n in range(2)), times=2)
-    queue.come_due()
-    queue.value("select dreamcut_promote_jobs(1000)")
-    first = another()
-    assert names(first.claim(queue.worker(), 5)) == ["suspect-0"]
-    assert names(queue.claim(queue.worker(), 5)) == ["suspect-1"]
-    first.connection.commit()
-
-
-def test_a_suspect_in_the_company_of_others_costs_them_no_attempt(queue: Queue) -> None:
-    """Whoever is there when a killer dies, from its first death to its last, ends unharmed."""
-    killer = queue.add(None, "killer", max_attempts=3)
-    innocents = [queue.add(None, f"innocent-{n}", max_attempts=1) for n in range(6)]
-    deaths = 0
-    while queue.value("select count(*) from dreamcut_jobs where completed_at is null"):
-        queue.come_due()
-        worker = queue.worker()
-        held = queue.claim(worker, 10)
-        if "killer" in names(held):
-            deaths += 1
-            queue.expire(worker)
-            queue.rescue()
-        else:
-            queue.complete(worker, *held)
-    assert deaths == 5
-    assert {queue.job(job)["status"] for job in innocents} == {"completed"}
-    assert queue.job(killer)["error_class"] == "stalled"
 
 
 def test_several_lost_workers_and_manifests_in_one_rescue(queue: Queue) -> None:
@@ -336,25 +220,6 @@ def test_reconcile_leaves_what_belongs_to_a_locked_manifest_to_the_next_time(
     assert queue.states(locked)["b"] == "ready"
 
 
-def test_registering_twice_is_registering_once(queue: Queue) -> None:
-    """The answer to the first try was lost, and the worker asks again."""
-    worker = queue.worker()
-    queue.expire(worker)
-    register(queue, worker)
-    row = queue.row("select *, lease_expires_at > now() as holds from dreamcut_workers")
-    assert (row["id"], row["state"], row["holds"]) == (worker, "live", True)
-
-
-@pytest.mark.parametrize("state", ["lost", "stopped"])
-def test_registering_does_not_revive_an_incarnation_that_ended(queue: Queue, state: str) -> None:
-    worker = queue.worker()
-    queue.run("update dreamcut_workers set state = %s where id = %s", state, worker)
-    before = queue.row("select * from dreamcut_workers")
-    register(queue, worker)
-    assert queue.row("select * from dreamcut_workers") == before
-    assert queue.heartbeat(worker)["alive"] is False
-
-
 @pytest.mark.parametrize("holder", ["stopped", "lost", "gone", "unaware", "claimed just now", "holds it"])
 def test_what_is_processing_although_nobody_runs_it_goes_back_unharmed(queue: Queue, holder: str) -> None:
     job = queue.add(None, "a", max_attempts=1)
@@ -401,91 +266,3 @@ def test_strays_of_several_workers_go_back_at_once_and_what_is_held_or_locked_st
     assert set(ids_of(left)) == {locked.id, known.id, fresh.id}
     holder.connection.rollback()
     assert queue.value("select dreamcut_return_strays()") == 1
-
-
-def test_a_heartbeat_extends_the_lease_and_says_what_was_taken(queue: Queue) -> None:
-    jobs = [queue.add(None, name) for name in "abc"]
-    worker = queue.worker(lease_s=5)
-    held = queue.claim(worker, 3)
-    queue.cancel(jobs[0])
-    queue.release(jobs[1])
-    beat = queue.heartbeat(worker, *held)
-    assert beat == {
-        "alive": True, "taken": beat["taken"], "cancelled": [jobs[0]], "rescue_due": False,
-    }  # fmt: skip
-    assert sorted(beat["taken"]) == sorted(jobs[:2])
-    row = queue.row("select *, lease_expires_at - now() as left from dreamcut_workers where id = %s", worker)
-    assert timedelta(seconds=50) < row["left"] <= timedelta(seconds=60) and row["active_jobs"] == 3
-
-
-def test_a_job_that_we_hold_again_under_another_claim_counts_as_taken(queue: Queue) -> None:
-    job = queue.add(None)
-    worker = queue.worker()
-    first = queue.claim_one(worker)
-    queue.release(job)
-    second = queue.claim_one(worker)
-    assert queue.heartbeat(worker, first)["taken"] == [job]
-    assert queue.heartbeat(worker, second)["taken"] == []
-
-
-def test_a_deleted_job_counts_as_taken(queue: Queue) -> None:
-    job = queue.add(None)
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    queue.run("delete from dreamcut_jobs where id = %s", job)
-    assert queue.heartbeat(worker, held)["taken"] == [job]
-
-
-def test_a_lease_that_ran_out_but_that_nobody_acted_on_is_extended(queue: Queue) -> None:
-    queue.add(None)
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    queue.expire(worker)
-    beat = queue.heartbeat(worker, held)
-    assert beat["alive"] is True and beat["rescue_due"] is False
-    assert queue.rescue() == []
-    assert ids([held]) == queue.complete(worker, held)
-
-
-def test_a_lost_worker_is_told_so_and_so_is_a_stranger(queue: Queue) -> None:
-    queue.add(None)
-    worker = queue.worker()
-    held = queue.claim_one(worker)
-    queue.expire(worker)
-    queue.rescue()
-    beat = queue.heartbeat(worker, held)
-    assert beat["alive"] is False and beat["taken"] == [held.id]
-    assert queue.heartbeat(uuid4())["alive"] is False
-    assert queue.value("select state from dreamcut_workers where id = %s", worker) == "lost"
-
-
-def test_leaving_empty_ends_the_incarnation_and_leaving_with_jobs_gives_them_up_at_once(
-    queue: Queue,
-) -> None:
-    job = queue.add(None)
-    empty, full = queue.worker(), queue.worker()
-    queue.claim_one(full)
-    queue.value("select dreamcut_leave_worker(%s, true)", empty)
-    queue.value("select dreamcut_leave_worker(%s, false)", full)
-    assert ids_of(queue.rescue()) == [job]
-    states = {row["id"]: row["state"] for row in queue.rows("select id, state from dreamcut_workers")}
-    assert states == {empty: "stopped", full: "lost"}
-
-
-def test_incarnations_of_yesterday_are_forgotten(queue: Queue) -> None:
-    old, live = queue.worker(), queue.worker()
-    queue.run("update dreamcut_workers set state = 'lost' where id = %s", old)
-    queue.run("update dreamcut_workers set heartbeat_at = now() - interval '2 days'")
-    new = queue.worker()
-    assert {row["id"] for row in queue.rows("select id from dreamcut_workers")} == {live, new}
-
-
-def register(queue: Queue, worker: UUID) -> None:
-    queue.run(
-        "select dreamcut_register_worker(%s, 'host', 1, '0', array['work'], array[1], interval '60 s')",
-        worker,
-    )
-
-
-def ids_of(rows: list[dict[str, object]]) -> list[object]:
-    return [row["id"] for row in rows]
