@@ -2,9 +2,9 @@
 
 A worker's jobs are its own for as long as the database has heard of it within the lease. The heartbeat
 extends it, has a connection of its own, and never waits for a lock, a job or another loop. When the database
-was silent for a lease, others may have the jobs: what runs is stopped, and goes on being ours only if a later
-heartbeat finds that nobody has declared the lease lost. Was it declared lost, the process comes back as a new
-incarnation, with another uuid.
+was silent for a lease, others may have the jobs: what runs is stopped, and outcomes are kept until a later
+heartbeat tells whether the lease was declared lost. If it was, the process comes back as a new incarnation,
+with another uuid.
 
 Of jobs, slots and outcomes this module knows nothing. It asks what is held, and tells what became of the
 lease, through the callables that it is given.
