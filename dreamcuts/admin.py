@@ -71,25 +71,34 @@ class Admin:
         Running jobs alone are those that workers held at their last heartbeat, and any among the newest:
         there is no index of them. `thorough` reads the table for them, and misses none.
         """
-        given = set(states)
-        values: dict[str, Any] = {
+        filters = {
             "states": list(states) or None,
             "type": type,
             "manifest": manifest,
             "error_class": error_class,
             "created_after": created_after,
             "created_before": created_before,
+        }
+        return self._filtered(filters, limit, thorough=thorough)
+
+    def _filtered(self, filters: Row, limit: int, *, thorough: bool) -> list[Row]:
+        """The jobs that fit, by the index that the filters allow."""
+        given = set(filters["states"] or ())
+        of_one_manifest = filters["manifest"] is not None
+        values: Row = filters | {
             "above": None,
             "up_to": None,
             "running": None,
-            "only_errors": manifest is None and bool(given) and given <= {"failed", "cancelled"},
+            "only_errors": not of_one_manifest and bool(given) and given <= {"failed", "cancelled"},
             "only_ready": given == {"ready"},
             "only_delayed": given == {"delayed"},
             "only_blocked": given == {"blocked"},
             "only_waiting": (len(given) > 1 and given <= WAITING) or given == {"pending"},
         }
         has_index = (
-            manifest or error_class or any(values[name] for name in values if name.startswith("only_"))
+            of_one_manifest
+            or filters["error_class"]
+            or any(values[name] for name in values if name.startswith("only_"))
         )
         newest = None if has_index else (self._one("newest_job") or {}).get("last_value")
         if newest is None:
@@ -99,7 +108,7 @@ class Admin:
             return self._many("list_jobs", **values | {"above": newest - RUNNING_AMONG}, limit=limit)
         return self._walk(values, newest, limit)
 
-    def _walk(self, values: dict[str, Any], newest: int, limit: int) -> list[Row]:
+    def _walk(self, values: Row, newest: int, limit: int) -> list[Row]:
         """Jobs from the newest down, a stretch at a time, each longer than the last, until it is enough."""
         found: list[Row] = []
         stretch = STRETCH

@@ -9,8 +9,8 @@ that may do what the workers' may not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 import psycopg
@@ -23,31 +23,14 @@ MANIFESTS_AT_ONCE = 500
 
 
 class Archive(Admin):
-    """The archive as an operator sees it. Lists and details have the shapes that Admin's have."""
+    """The archive as an operator sees it. Lists and details have the shapes that Admin's have.
 
-    def list_jobs(
-        self,
-        *,
-        states: Sequence[str] = (),
-        type: str | None = None,
-        manifest: UUID | None = None,
-        error_class: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int = 50,
-        thorough: bool = False,
-    ) -> list[Row]:
-        """Archived jobs; what ended last comes first. None of them runs: it is always thorough."""
-        return self._many(
-            "list_archived_jobs",
-            states=list(states) or None,
-            type=type,
-            manifest=manifest,
-            error_class=error_class,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit,
-        )
+    Lists of jobs begin with what ended last.
+    """
+
+    def _filtered(self, filters: Row, limit: int, *, thorough: bool) -> list[Row]:
+        """What ended last comes first. None of them runs, so it is always thorough."""
+        return self._many("list_archived_jobs", **filters, limit=limit)
 
     def job(self, job: UUID) -> Row:
         """One archived job with its failed `attempts_made` and its `provider_calls`. Raises NotFound."""

@@ -160,19 +160,21 @@ def tail(reference: str) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _choice(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that changes jobs, as `change_jobs` takes them."""
+    return filters(_dry_run(_yes(json_option(function))))
+
+
 def _changing(name: str, change: Change, text: str) -> None:
     """A command that does `change` to jobs that are named, or chosen by options."""
 
-    @filters
-    @_dry_run
-    @_yes
-    @json_option
-    def command(job: tuple[str, ...], selection: Selection, dry_run: bool, yes: bool, as_json: bool) -> None:
+    @_many_jobs
+    @_choice
+    def command(job: tuple[str, ...], **choice: Any) -> None:
         with Admin.connect(database_url()) as admin:
-            change_jobs(admin, change, job, selection, dry_run=dry_run, yes=yes, as_json=as_json)
+            change_jobs(admin, change, job, **choice)
 
-    command.__doc__ = text
-    jobs.command(name)(_many_jobs(command))
+    jobs.command(name, help=text)(command)
 
 
 _changing(
@@ -208,18 +210,13 @@ _changing(
 @jobs.command()
 @_many_jobs
 @click.option("--reason", default="cancelled by an operator", help="Kept with the job.")
-@filters
-@_dry_run
-@_yes
-@json_option
-def cancel(
-    job: tuple[str, ...], reason: str, selection: Selection, dry_run: bool, yes: bool, as_json: bool
-) -> None:
+@_choice
+def cancel(job: tuple[str, ...], reason: str, **choice: Any) -> None:
     """Cancel each JOB that is pending or running, and everything that depends on it; or all that the options
     choose.
     """
     with Admin.connect(database_url()) as admin:
-        change_jobs(admin, cancelling(reason), job, selection, dry_run=dry_run, yes=yes, as_json=as_json)
+        change_jobs(admin, cancelling(reason), job, **choice)
 
 
 @jobs.command("set-priority")

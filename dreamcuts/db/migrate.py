@@ -142,9 +142,15 @@ def full_sql() -> str:
 
 
 def status(dsn: str) -> SchemaStatus:
-    """Compare the database with this version's migrations. Raises DatabaseError if it cannot be reached."""
+    """Compare the database with this version's migrations.
+
+    Raises DatabaseError if it cannot be reached, or goes away before it has answered.
+    """
     with connect(dsn) as connection:
-        return _status(connection)
+        try:
+            return _status(connection)
+        except psycopg.OperationalError as error:
+            raise not_reached(dsn, error) from None
 
 
 def migrate(dsn: str, *, lock_wait_s: float = LOCK_WAIT_S, tries: int = LOCK_TRIES) -> list[str]:
@@ -153,8 +159,7 @@ def migrate(dsn: str, *, lock_wait_s: float = LOCK_WAIT_S, tries: int = LOCK_TRI
     Raises DatabaseError; after `tries` times `lock_wait_s` seconds also when a session does not let go of a
     table, naming it. What was applied until then is recorded, and the next run goes on from there.
     """
-    with connect(dsn) as connection:
-        _check_that_it_can(dsn, _status(connection))
+    _check_that_it_can(dsn, status(dsn))
     applied: list[str] = []
     for number in range(1, tries + 1):
         with connect(dsn) as connection:

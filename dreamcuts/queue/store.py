@@ -84,7 +84,7 @@ class Store:
     ) -> dict[str, int]:
         """Enter a new incarnation of this process; returns its slots as an operator has scaled them.
 
-        `providers` are the types' own: see `only_provider`.
+        `providers` are the types' own: see `worker.lease.only_provider`.
         """
         scaled = await self._value(
             "register_worker",

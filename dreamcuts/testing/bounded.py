@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from dreamcuts.config import Settings
 from dreamcuts.jobs.base import JobType
 from dreamcuts.providers.base import Provider
 from dreamcuts.queue.store import Store
+from dreamcuts.worker.claim_loop import ClaimLoop
 from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import MakeTools, Providers, Tools, tools_from
 from dreamcuts.worker.worker import Worker
@@ -51,8 +53,13 @@ class BoundedWorker(Worker):
         )
         on_submitted = self._interrupt if stop_when_submitted else None
         tools = _tools(settings, providers, on_submitted)
-        super().__init__(settings.secret("DATABASE_URL"), {job_type.name: job_type}, options, tools)
-        self._claims_left = claims
+        super().__init__(
+            settings.secret("DATABASE_URL"),
+            {job_type.name: job_type},
+            options,
+            tools,
+            claim_loop=partial(_BoundedClaims, most=claims, on_used_up=self.drain),
+        )
         self._timeout_s = timeout_s
         self.timed_out = False
         self.interrupted = False
@@ -71,15 +78,6 @@ class BoundedWorker(Worker):
                 error = error.exceptions[0]
             raise error from None
 
-    async def _claim(self) -> int | None:
-        if self._claims_left <= 0:
-            if self._slots.is_empty():  # a drain would hand back what has not begun
-                self.drain()
-            return None
-        claimed = await super()._claim()
-        self._claims_left -= claimed or 0
-        return claimed
-
     async def _stop_in_time(self) -> None:
         await anyio.sleep(self._timeout_s)
         self.timed_out = True
@@ -92,6 +90,24 @@ class BoundedWorker(Worker):
     def _stop_at_once(self) -> None:
         self.drain()
         self.drain()  # the second one hands the job back
+
+
+class _BoundedClaims(ClaimLoop):
+    """Claims at most `most` jobs; `on_used_up()` hears when they are over."""
+
+    def __init__(self, *given: Any, most: int, on_used_up: Callable[[], None], **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._left = most
+        self._on_used_up = on_used_up
+
+    async def claim(self) -> int | None:
+        if self._left <= 0:
+            if self._slots.is_empty():  # a drain would hand back what has not begun
+                self._on_used_up()
+            return None
+        claimed = await super().claim()
+        self._left -= claimed or 0
+        return claimed
 
 
 class _WatchedStore(Store):

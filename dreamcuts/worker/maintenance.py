@@ -7,11 +7,10 @@ import random
 import time
 
 import anyio
-import asyncpg
 
-from dreamcuts.db.pool import RETRY_ERRORS
 from dreamcuts.queue.outage import Outage, retry_delay
 from dreamcuts.queue.store import Store
+from dreamcuts.worker.patience import LOOP_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,6 @@ class Maintenance:
                     strays_at = now + STRAYS_EVERY_S * random.uniform(0.8, 1.2)
                     if strays := await self._store.return_strays():
                         log.warning("Handed back %d jobs that no worker ran", strays)
-            except (*RETRY_ERRORS, asyncpg.PostgresError) as error:
+            except LOOP_ERRORS as error:
                 self._outage.failed(error)
                 await anyio.sleep(retry_delay(1))

@@ -6,11 +6,15 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
+import asyncpg
 
 from dreamcuts.db.pool import RETRY_ERRORS
 from dreamcuts.queue.outage import retry_delay
 
 T = TypeVar("T")
+
+LOOP_ERRORS: tuple[type[BaseException], ...] = (*RETRY_ERRORS, asyncpg.PostgresError)
+"""What the worker's loops outlive, and running jobs too: also a function that a migration is replacing."""
 
 
 async def patiently(statement: Callable[[], Awaitable[T]]) -> T:

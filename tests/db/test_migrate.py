@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,20 @@ def test_from_empty_and_again(empty_database: str) -> None:
 def test_an_empty_database_says_what_to_do(empty_database: str) -> None:
     with pytest.raises(DatabaseError, match=r'no DreamCuts schema yet\. Run "dreamcuts db migrate"'):
         status(empty_database).check()
+
+
+@pytest.mark.parametrize("ask", [status, migrate])
+def test_postgres_goes_away_while_it_is_asked(database: str, ask: Callable[[str], object]) -> None:
+    """Its backend waits for a lock of ours when it is ended, so it has let us in, and not answered yet."""
+    end_it = """
+        select pg_terminate_backend(pid) from pg_locks
+        where relation = 'dreamcut_schema'::regclass and not granted"""
+    with ThreadPoolExecutor(1) as thread, psycopg.connect(database) as holder:
+        holder.execute("lock table dreamcut_schema in access exclusive mode")
+        asking = thread.submit(ask, database)
+        wait_until(lambda: holder.execute(end_it).fetchall(), "a backend that waits for the lock")
+        with pytest.raises(DatabaseError, match=r"^Postgres cannot be reached: .*administrator.*$"):
+            asking.result(20)
 
 
 def test_the_script_for_psql_makes_the_same_schema(empty_database: str, database: str) -> None:

@@ -219,7 +219,7 @@ def test_systemd_rates_the_unit_as_hardened(rendered: Path) -> None:
 
 
 def test_unit_gives_the_worker_time_to_drain(rendered: Path) -> None:
-    from dreamcuts.worker.worker import STOP_GRACE_S
+    from dreamcuts.worker.ending import STOP_GRACE_S
 
     unit = dict(
         line.split("=", 1) for line in rendered.read_text().splitlines() if "=" in line and line[0] != "#"

@@ -18,9 +18,10 @@ from dreamcuts.jobs.base import JobContext, Payload, Result
 from dreamcuts.jobs.paid import Collected, Request, Step, run_chain
 from dreamcuts.providers.base import Done, Pending, Provider, Ticket
 from dreamcuts.worker import tools as tools_module
+from dreamcuts.worker.lease import only_provider
 from dreamcuts.worker.options import WorkerOptions
 from dreamcuts.worker.tools import tools_from
-from dreamcuts.worker.worker import Worker, only_provider
+from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.support import DEADLINE_S
 

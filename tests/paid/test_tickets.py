@@ -43,7 +43,7 @@ async def test_a_ticket_outlives_an_outage_and_its_attempt(
         await until(lambda: posts(sandbox) == 1)
         with closed(database, ledger):
             await until(lambda: "is accepted, but cannot be stored yet" in caplog.text)
-            await until(lambda: worker._suspended)
+            await until(lambda: worker._lease.is_suspended)
             await until(lambda: _stopped(worker, job))
         await completed(ledger, job)
         worker.drain()
@@ -90,8 +90,8 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
 
 async def _beats(worker: Worker, count: int) -> None:
     for _ in range(count):
-        last = worker._last_beat
-        await until(lambda: worker._last_beat > last)  # noqa: B023  (waited for within the turn)
+        last = worker._lease.last_beat
+        await until(lambda: worker._lease.last_beat > last)  # noqa: B023  (waited for within the turn)
 
 
 async def test_an_open_call_is_seen_with_a_ticket_that_is_on_its_way(

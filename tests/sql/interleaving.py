@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -68,6 +68,17 @@ def race(database: str, first: Queue, call: Callable[[Queue], Any]) -> tuple[boo
     with Meanwhile(database, call) as other:
         first.connection.commit()
         return other.waited, other.result()
+
+
+Steps = Mapping[str, Callable[[Queue], Any]]
+"""Two things to do at once, each by the name of the order in which it is the first."""
+
+
+def race_in(order: str, steps: Steps, database: str, first: Queue) -> tuple[bool, Any]:
+    """A race in which `first` does what is the first in that order, and the other one comes beside it."""
+    (other,) = (step for name, step in steps.items() if name != order)
+    steps[order](first)
+    return race(database, first, other)
 
 
 def alter(queue: Queue, function: str, *changes: tuple[str, str]) -> None:

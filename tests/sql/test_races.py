@@ -13,7 +13,16 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.sql.interleaving import FIRST_LOCK_AWAY, TAKE_THE_LOCKS_AWAY, alter, end, race, throw_away
+from tests.sql.interleaving import (
+    FIRST_LOCK_AWAY,
+    TAKE_THE_LOCKS_AWAY,
+    Steps,
+    alter,
+    end,
+    race,
+    race_in,
+    throw_away,
+)
 from tests.support import Blocked, Queue
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -211,15 +220,11 @@ def test_a_job_is_inserted_as_ended_while_its_dependent_is(
     manifest = queue.manifest()
     queue.add(manifest, "z")
     without_the_locks(queue, locked)
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: side.add(manifest, "a", status=status),
-        lambda side: side.add(manifest, "b", ["a"]),
-    ]
-    if order == "dependent first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    waited, _ = race(database, first, steps[1])
+    steps: Steps = {
+        "dependency first": lambda side: side.add(manifest, "a", status=status),
+        "dependent first": lambda side: side.add(manifest, "b", ["a"]),
+    }
+    waited, _ = race_in(order, steps, database, another())
     assert waited == locked
     right = "ready" if status == "completed" else "cancelled"
     assert queue.states(manifest)["b"] == (right if locked else "blocked")
@@ -274,15 +279,11 @@ def test_a_cycle_is_closed_by_an_insert_while_a_dependency_of_it_ends(
     manifest, jobs = queue.graph({"a": [], "b": ["a", "c"], "after": ["c"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: end(side, how, worker, held),
-        lambda side: side.add(manifest, "c", ["b"]),
-    ]
-    if order == "insert first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    waited, _ = race(database, first, steps[1])
+    steps: Steps = {
+        "ending first": lambda side: end(side, how, worker, held),
+        "insert first": lambda side: side.add(manifest, "c", ["b"]),
+    }
+    waited, _ = race_in(order, steps, database, another())
     assert waited
     if how != "completed":
         assert queue.states(manifest) == {"a": how, "b": "cancelled", "c": "cancelled", "after": "cancelled"}

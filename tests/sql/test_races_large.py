@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
 import pytest
 
-from tests.sql.interleaving import FIRST_LOCK_AWAY, TAKE_THE_LOCKS_AWAY, race, throw_away
+from tests.sql.interleaving import FIRST_LOCK_AWAY, TAKE_THE_LOCKS_AWAY, Steps, race, race_in, throw_away
 from tests.support import Queue
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -63,15 +62,11 @@ def test_a_scene_is_cancelled_while_the_script_completes(
     worker = queue.worker()
     held = queue.claim_one(worker)
     scene = job(queue, "scene500")
-    steps: list[Callable[[Queue], Any]] = [
-        lambda side: side.cancel(scene),
-        lambda side: side.complete(worker, held),
-    ]
-    if order == "completion first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    assert race(database, first, steps[1])[0]
+    steps: Steps = {
+        "cancel first": lambda side: side.cancel(scene),
+        "completion first": lambda side: side.complete(worker, held),
+    }
+    assert race_in(order, steps, database, another())[0]
     assert counted(queue, film) == {"completed": 1, "ready": 997, "cancelled": 2}
     assert queue.states(film)["render"] == queue.states(film)["scene500"] == "cancelled"
 
@@ -83,15 +78,11 @@ def test_the_root_is_cancelled_while_it_completes(
     """All of the tree, or nothing of it."""
     worker = queue.worker()
     held = queue.claim_one(worker)
-    steps: list[Callable[[Queue], Any]] = [
-        lambda side: side.cancel(held.id),
-        lambda side: side.complete(worker, held),
-    ]
-    if order == "completion first":
-        steps.reverse()
-    first = another()
-    assert steps[0](first) == [held.id]
-    assert race(database, first, steps[1]) == (True, [])
+    steps: Steps = {
+        "cancel first": lambda side: side.cancel(held.id),
+        "completion first": lambda side: side.complete(worker, held),
+    }
+    assert race_in(order, steps, database, another()) == (True, [])
     if order == "cancel first":
         assert counted(queue, tree) == {"cancelled": 1000}
         assert queue.of_manifest(tree)["status"] == "failed"
@@ -107,17 +98,13 @@ def test_one_scene_is_retried_while_another_is_cancelled(
     """Without the locks the render comes back with the one, and waits for the other for ever."""
     one, two = job(queue, "scene1"), job(queue, "scene998")
     queue.cancel(one)
-    steps: list[Callable[[Queue], Any]] = [
-        lambda side: side.cancel(two),
-        lambda side: side.retry(one),
-    ]
-    if order == "retry first":
-        steps.reverse()
+    steps: Steps = {
+        "cancel first": lambda side: side.cancel(two),
+        "retry first": lambda side: side.retry(one),
+    }
     if not locked:
         queue.run(FIRST_LOCK_AWAY if order == "cancel first" else TAKE_THE_LOCKS_AWAY)
-    first = another()
-    steps[0](first)
-    race(database, first, steps[1])
+    race_in(order, steps, database, another())
     states = queue.states(film)
     assert (states["scene1"], states["scene998"]) == ("blocked", "cancelled")
     assert states["render"] == ("cancelled" if locked else "blocked")
@@ -168,15 +155,11 @@ def test_a_branch_is_inserted_while_the_root_fails(
         insert into dreamcut_jobs (manifest_id, job_id, type, depends_on)
         select %s, 'more' || n, 'work', array['n' || 1001 - n] from generate_series(1, 100) n
     """
-    steps: list[Callable[[Queue], Any]] = [
-        lambda side: side.fail(worker, held, error_class="invalid_request"),
-        lambda side: side.run(insert, tree),
-    ]
-    if order == "insert first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    race(database, first, steps[1])
+    steps: Steps = {
+        "failure first": lambda side: side.fail(worker, held, error_class="invalid_request"),
+        "insert first": lambda side: side.run(insert, tree),
+    }
+    race_in(order, steps, database, another())
     gone = 1099 if locked else 999
     assert (
         counted(queue, tree) == Counter({"failed": 1, "cancelled": gone, "blocked": 1099 - gone}) - Counter()

@@ -15,9 +15,11 @@ from tests.sql.interleaving import (
     FIRST_LOCK_AWAY,
     TAKE_THE_LOCKS_AWAY,
     Meanwhile,
+    Steps,
     alter,
     end,
     race,
+    race_in,
     throw_away,
 )
 from tests.support import Blocked, Queue
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 Another = Callable[[], Queue]
 both_ways = pytest.mark.parametrize("locked", [True, False], ids=["locked", "without the locks"])
 DROP = "select dreamcut_drop_dependency(%s, %s)"
+ARCHIVE = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
 FENCE = "job.claims = outcome.claim and job.status = 'processing', false"
 
 
@@ -167,18 +170,14 @@ def test_a_dependent_is_retried_while_its_dependency_is_cancelled(
     cancelled."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"], "z": []})
     queue.cancel(jobs["b"])
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: side.cancel(jobs["a"]),
-        lambda side: side.retry(jobs["b"]),
-    ]
-    if order == "retry first":
-        steps.reverse()
+    steps: Steps = {
+        "cancel first": lambda side: side.cancel(jobs["a"]),
+        "retry first": lambda side: side.retry(jobs["b"]),
+    }
     if not locked:
         # When the retry is first, it counts the job into the manifest: that, too, makes the cancel wait.
         queue.run(FIRST_LOCK_AWAY if order == "cancel first" else TAKE_THE_LOCKS_AWAY)
-    first = another()
-    steps[0](first)
-    race(database, first, steps[1])
+    race_in(order, steps, database, another())
     states = queue.states(manifest)
     if not locked:
         assert (states["a"], states["b"]) == ("cancelled", "blocked")
@@ -200,17 +199,13 @@ def test_one_cause_is_retried_while_another_fails(
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
     queue.fail(worker, a, error_class="invalid_request")
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: end(side, "failed", worker, b),
-        lambda side: side.retry(jobs["a"]),
-    ]
-    if order == "retry first":
-        steps.reverse()
+    steps: Steps = {
+        "failure first": lambda side: end(side, "failed", worker, b),
+        "retry first": lambda side: side.retry(jobs["a"]),
+    }
     if not locked:
         queue.run(FIRST_LOCK_AWAY if order == "failure first" else TAKE_THE_LOCKS_AWAY)
-    first = another()
-    steps[0](first)
-    race(database, first, steps[1])
+    race_in(order, steps, database, another())
     right = {"a": "ready", "b": "failed", "c": "cancelled"}
     assert queue.states(manifest) == (right if locked else {**right, "c": "blocked"})
     if not locked:
@@ -225,15 +220,11 @@ def test_a_retry_and_a_completion_at_once(queue: Queue, another: Another, databa
     worker = queue.worker()
     a, b = queue.claim(worker, 2)
     queue.fail(worker, a, error_class="invalid_request")
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: side.retry(jobs["a"]),
-        lambda side: side.complete(worker, b),
-    ]
-    if order == "completion first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    assert race(database, first, steps[1])[0]
+    steps: Steps = {
+        "retry first": lambda side: side.retry(jobs["a"]),
+        "completion first": lambda side: side.complete(worker, b),
+    }
+    assert race_in(order, steps, database, another())[0]
     assert queue.states(manifest) == {"a": "ready", "b": "completed", "c": "blocked"}
     queue.finish("a")
     assert queue.states(manifest)["c"] == "ready"
@@ -247,17 +238,13 @@ def test_a_job_is_retried_while_a_dependent_of_it_is_inserted(
     """Without the locks the dependent is cancelled for a failure that is no more, and nothing revives it."""
     manifest, jobs = queue.graph({"a": [], "z": []})
     fail(queue, "a")
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: side.add(manifest, "b", ["a"]),
-        lambda side: side.retry(jobs["a"]),
-    ]
-    if order == "retry first":
-        steps.reverse()
+    steps: Steps = {
+        "insert first": lambda side: side.add(manifest, "b", ["a"]),
+        "retry first": lambda side: side.retry(jobs["a"]),
+    }
     if not locked:
         queue.run(FIRST_LOCK_AWAY if order == "insert first" else TAKE_THE_LOCKS_AWAY)
-    first = another()
-    steps[0](first)
-    race(database, first, steps[1])
+    race_in(order, steps, database, another())
     assert queue.states(manifest) == {"a": "ready", "b": "blocked" if locked else "cancelled", "z": "ready"}
     if not locked:
         throw_away(queue)
@@ -272,19 +259,18 @@ def test_a_failed_job_is_retried_while_it_is_being_archived(
     other's."""
     manifest, jobs = queue.graph({"a": [], "b": ["a"]})
     fail(queue, "a")
-    archive = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
     first = another()
     if end_first:
-        assert first.value(archive) == 2
+        assert first.value(ARCHIVE) == 2
         assert race(database, first, lambda other: other.retry(jobs["a"])) == (True, [])
         assert queue.states(manifest) == {}
         row = queue.of_manifest(manifest)
         assert (row["status"], row["retry_count"], row["total_jobs"]) == ("failed", 0, 2)
     else:
         first.retry(jobs["a"])
-        assert race(database, first, lambda other: other.value(archive)) == (False, 0)
+        assert race(database, first, lambda other: other.value(ARCHIVE)) == (False, 0)
         assert queue.states(manifest) == {"a": "ready", "b": "blocked"}
-        assert queue.value(archive) == 0
+        assert queue.value(ARCHIVE) == 0
 
 
 def test_without_its_lock_the_archive_would_take_a_job_that_was_retried(
@@ -296,8 +282,7 @@ def test_without_its_lock_the_archive_would_take_a_job_that_was_retried(
     alter(queue, "dreamcut_archive_jobs", ("limit p_limit\n        for update skip locked", "limit p_limit"))
     operator = another()
     operator.retry(jobs["a"])
-    archive = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
-    assert race(database, operator, lambda other: other.value(archive)) == (True, 2)
+    assert race(database, operator, lambda other: other.value(ARCHIVE)) == (True, 2)
     assert queue.states(manifest) == {}
     assert queue.of_manifest(manifest)["status"] != "failed"
     throw_away(queue)
@@ -310,15 +295,14 @@ def test_a_job_without_a_manifest_is_retried_while_it_is_being_archived(
     """No companion: with the job's row in the place of the manifest's it is the two tests above."""
     job = queue.add(None, "a")
     fail(queue, "a")
-    archive = "select jobs from dreamcut_archive_jobs('0', '0', 10)"
     first = another()
     if end_first:
-        assert first.value(archive) == 1
+        assert first.value(ARCHIVE) == 1
         assert race(database, first, lambda other: other.retry(job)) == (True, [])
         assert queue.value("select status from dreamcut_archived_jobs where id = %s", job) == "failed"
     else:
         first.retry(job)
-        assert race(database, first, lambda other: other.value(archive)) == (False, 0)
+        assert race(database, first, lambda other: other.value(ARCHIVE)) == (False, 0)
         assert queue.job(job)["ready"] is True
 
 
@@ -358,15 +342,11 @@ def test_the_last_dependency_is_dropped_while_the_one_before_completes(
     manifest, jobs = queue.graph({"a": [], "b": ["a", "ghost"]})
     worker = queue.worker()
     held = queue.claim_one(worker)
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: side.complete(worker, held),
-        lambda side: side.value(DROP, jobs["b"], "ghost"),
-    ]
-    if order == "drop first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    assert race(database, first, steps[1])[0]
+    steps: Steps = {
+        "completion first": lambda side: side.complete(worker, held),
+        "drop first": lambda side: side.value(DROP, jobs["b"], "ghost"),
+    }
+    assert race_in(order, steps, database, another())[0]
     assert queue.states(manifest) == {"a": "completed", "b": "ready"}
 
 
@@ -396,15 +376,11 @@ def test_a_dependency_is_deleted_while_its_dependent_is_inserted(
     manifest, jobs = queue.graph({"a": [], "z": []})
     if status == "completed":
         queue.finish("a")
-    steps: list[Callable[[Queue], object]] = [
-        lambda side: delete(side, jobs["a"]),
-        lambda side: side.add(manifest, "b", ["a"]),
-    ]
-    if order == "insert first":
-        steps.reverse()
-    first = another()
-    steps[0](first)
-    assert race(database, first, steps[1])[0]
+    steps: Steps = {
+        "delete first": lambda side: delete(side, jobs["a"]),
+        "insert first": lambda side: side.add(manifest, "b", ["a"]),
+    }
+    assert race_in(order, steps, database, another())[0]
     freed = status == "completed" and order == "insert first"
     assert queue.states(manifest) == {"b": "ready" if freed else "blocked", "z": "ready"}
     row = queue.of_manifest(manifest)

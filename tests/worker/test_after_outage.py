@@ -80,5 +80,5 @@ async def until_it_has_seen(queue: Queue, worker: Worker, other: object) -> None
     is_over = "select lease_expires_at < now() from dreamcut_workers where id = %s"
     await until(lambda: worker._outage.seconds_since() > 0 and queue.value(is_over, other))
     for _ in range(5):
-        before = worker._last_beat
-        await until(lambda before=before: worker._last_beat > before)
+        before = worker._lease.last_beat
+        await until(lambda before=before: worker._lease.last_beat > before)

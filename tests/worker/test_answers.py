@@ -56,7 +56,7 @@ async def test_a_registration_whose_answer_is_lost_is_repeated_and_the_worker_wo
         await until(lambda: len(asked) == 3)
         job = queue.add(None)
         await until(lambda: status(queue, job) == ["completed"])
-        assert asked[1] == asked[2] == worker._id
+        assert asked[1] == asked[2] == worker._lease.worker
     states = {row["id"]: row["state"] for row in queue.rows("select id, state from dreamcut_workers")}
     assert states == {asked[0]: "lost", asked[1]: "stopped"}
 
@@ -94,10 +94,10 @@ async def test_the_lease_counts_from_when_the_heartbeat_was_sent(
         with psycopg.connect(database) as holder:
             holder.execute("select from dreamcut_workers for no key update")
             await until(lambda: queue.value(WAITING, "%beat(%") == 1)
-            before, blocked = worker._last_beat, time.monotonic()
+            before, blocked = worker._lease.last_beat, time.monotonic()
             holder.rollback()
-        await until(lambda: worker._last_beat > before)
-        first = worker._last_beat
+        await until(lambda: worker._lease.last_beat > before)
+        first = worker._lease.last_beat
         assert before < first < blocked
 
 
@@ -119,7 +119,7 @@ async def test_a_registration_counts_from_when_it_was_sent(
         asked = time.monotonic()
         answer.set()
         await worker.wait_registered()
-        assert worker._last_beat < asked
+        assert worker._lease.last_beat < asked
 
 
 async def test_a_claim_that_is_answered_after_the_lease_is_over_is_handed_back(
@@ -146,7 +146,7 @@ async def test_a_claim_that_is_answered_after_the_lease_is_over_is_handed_back(
     monkeypatch.setattr(Store, "heartbeat", unanswered)
     async with start(lease=0.5) as worker:
         await until(lambda: status(queue, job) == ["processing"])
-        await until(lambda: worker._suspended)
+        await until(lambda: worker._lease.is_suspended)
         suspended.set()
         await until(lambda: status(queue, job) == ["pending"])
         assert play.active == 0 and queue.job(job)["attempts"] == 0

@@ -201,7 +201,7 @@ async def test_a_lost_lease_drops_what_waits_and_each_of_them_runs_once(
     runs = Counter(play.runs)
     assert runs.pop("long1") == 2 and set(runs.values()) == {1}
     assert {queue.job(job)["attempts"] for job in rescued} == {1}
-    assert first != worker._id
+    assert first != worker._lease.worker
 
 
 async def test_a_more_urgent_job_of_which_nobody_tells_starts_before_the_deep_queue_is_drained(
@@ -256,7 +256,7 @@ async def test_a_worker_whose_outcomes_wait_claims_no_more(
     monkeypatch.setattr(Store, "write", held_up)
     fill(queue, 3000, do("quick"))
     async with start(slots=20) as worker:
-        await until(lambda: worker._waits_for_outbox)
+        await until(lambda: worker._claim_loop._waits_for_outbox)
         claimed = queue.value("select count(*) from dreamcut_jobs where status = 'processing'")
         assert 100 < claimed < 1000
         may_write.set()

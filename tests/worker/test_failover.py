@@ -65,8 +65,8 @@ async def test_a_worker_goes_on_when_postgres_takes_writes_again(
             # Both pools have met it: claims and outcomes share one, the heartbeats have the other.
             await until(lambda: refused >= {"complete_jobs", "heartbeat"})
         await until(lambda: status(queue, *jobs) == ["completed"] * 3)
-        before = worker._last_beat
-        await until(lambda: worker._last_beat > before)
+        before = worker._lease.last_beat
+        await until(lambda: worker._lease.last_beat > before)
         more = queue.add(None, payload=do("quick"))
         await until(lambda: status(queue, more) == ["completed"])
     assert {queue.job(job)["claims"] for job in jobs} == {1}

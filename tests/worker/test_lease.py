@@ -145,9 +145,9 @@ async def test_a_heartbeat_that_is_late_does_not_stop_the_job_s_next_claim(
             )
             queue.release(job)
             await until(lambda: play.runs == ["a", "a"])
-            before = running._last_beat
+            before = running._lease.last_beat
             holder.rollback()
-        await until(lambda: running._last_beat > before)
+        await until(lambda: running._lease.last_beat > before)
         play.go.set()
         await until(lambda: status(queue, job) == ["completed"])
     assert queue.job(job)["claims"] == 2

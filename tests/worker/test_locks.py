@@ -17,7 +17,7 @@ from dreamcuts.jobs.base import JobContext, Result
 from dreamcuts.queue import outbox
 from dreamcuts.queue.models import Outcome, Settled
 from dreamcuts.queue.store import Store
-from dreamcuts.worker import worker as worker_module
+from dreamcuts.worker import ending
 from dreamcuts.worker.worker import Worker
 from tests.support import Queue, until
 from tests.worker.conftest import Start
@@ -61,7 +61,7 @@ def short_times(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     for function in ("complete", "fail", "hand_back"):
         queue.run(f"alter function dreamcut_{function}_jobs set lock_timeout = '150ms'")
     monkeypatch.setattr(outbox, "ASIDE_S", 0.3)
-    monkeypatch.setattr(worker_module, "WRITE_S", 1.5)
+    monkeypatch.setattr(ending, "WRITE_S", 1.5)
 
 
 def lock(holder: psycopg.Connection, manifest: UUID) -> None:
@@ -70,8 +70,8 @@ def lock(holder: psycopg.Connection, manifest: UUID) -> None:
 
 async def beats_for_a_lease(worker: Worker) -> None:
     """Wait until the worker has said that it lives for longer than its lease."""
-    since = worker._last_beat
-    await until(lambda: worker._last_beat > since + LEASE_S + 0.3)
+    since = worker._lease.last_beat
+    await until(lambda: worker._lease.last_beat > since + LEASE_S + 0.3)
 
 
 async def test_a_rescue_leaves_a_locked_manifest_and_takes_all_others(

@@ -7,7 +7,7 @@ import pytest
 
 from dreamcuts.jobs.base import JobContext, Result
 from dreamcuts.providers.base import Ticket
-from dreamcuts.worker import calls, tickets
+from dreamcuts.worker import calls, claim_loop, ending, lease, tickets
 from dreamcuts.worker import worker as worker_module
 from tests.support import Queue, until
 from tests.worker.conftest import Start
@@ -41,9 +41,11 @@ class Paying(Play):
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CLAIM_GRACE_S", "WRITE_S", "LEAVE_S", "CLOSE_S"):
-        monkeypatch.setattr(worker_module, name, 0.3)
-    monkeypatch.setattr(worker_module, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(claim_loop, "CLAIM_GRACE_S", 0.3)
+    monkeypatch.setattr(ending, "WRITE_S", 0.3)
+    monkeypatch.setattr(ending, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(lease, "LEAVE_S", 0.3)
+    monkeypatch.setattr(worker_module, "CLOSE_S", 0.3)
     monkeypatch.setattr(calls, "CLOSE_GRACE_S", 0.3)
     monkeypatch.setattr(tickets.Tickets.aclose, "__defaults__", (0.3,))
 
@@ -55,13 +57,13 @@ async def test_a_heartbeat_finds_a_new_connection_within_the_lease(
     job = queue.add(None, payload=do("wait"))
     async with SilentProxy.before(database) as proxy, start(dsn=proxy.dsn, lease=6.0) as worker:
         await until(lambda: play.active == 1)
-        first, before = worker._id, worker._last_beat
-        await until(lambda: worker._last_beat > before)
+        first, before = worker._lease.worker, worker._lease.last_beat
+        await until(lambda: worker._lease.last_beat > before)
         proxy.silence()
         gone = anyio.current_time()
-        await until(lambda: worker._last_beat > gone)
-        assert worker._last_beat < gone + 6.0
-        assert (worker._id, play.ended, worker._suspended) == (first, [], False)
+        await until(lambda: worker._lease.last_beat > gone)
+        assert worker._lease.last_beat < gone + 6.0
+        assert (worker._lease.worker, play.ended, worker._lease.is_suspended) == (first, [], False)
         await until(lambda: queue.value("select heartbeat_at > now() - interval '1 s' from dreamcut_workers"))
         worker.drain()
         worker.drain()

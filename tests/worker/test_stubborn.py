@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from dreamcuts.jobs.base import JobContext, Result
-from dreamcuts.worker import worker as worker_module
+from dreamcuts.worker import ending
 from tests.support import DEADLINE_S, Queue, until
 from tests.worker.conftest import Start
 from tests.worker.play import Play, PlayPayload
@@ -36,8 +36,8 @@ class Stubborn(Play):
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "STOP_GRACE_S", 0.3)
-    monkeypatch.setattr(worker_module, "LAST_GRACE_S", 0.1)
+    monkeypatch.setattr(ending, "STOP_GRACE_S", 0.3)
+    monkeypatch.setattr(ending, "LAST_GRACE_S", 0.1)
 
 
 @pytest.mark.parametrize("how", ["told twice", "the timeout is over"])
