@@ -93,6 +93,7 @@ class Outbox:
         dropped = len(self._waiting) - len(kept)
         self._waiting = kept
         self._aside.clear()
+        self._wake()
         return dropped
 
     async def run(self) -> None:

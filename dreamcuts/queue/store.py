@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -50,6 +51,10 @@ class Lookout(NamedTuple):
     after_turn: int | None = None
 
 
+KEEP_S = 60.0
+"""How long a connection is kept, for a caller that wants to."""
+SILENCE_S = 240.0
+"""A connection on which nothing was said for so long may have been forgotten by what lies between (a NAT)."""
 LEASE_LOST = "DC001"
 CALL_REFUSED = ("DC002", "DC003", "DC004")
 
@@ -61,13 +66,16 @@ class Store:
     those that need the lease raise LeaseLost.
 
     With `keeps_connection` it is for a single caller, who waits for each answer before asking again: the
-    connection stays here, because giving it back and taking it again costs a turn of the event loop.
+    connection stays here for up to KEEP_S, because giving it back and taking it again costs a turn of the
+    event loop.
     """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, keeps_connection: bool = False) -> None:
         self._pool = pool
         self._keeps = keeps_connection
         self._kept: Any = None
+        self._taken_at = 0.0
+        self._used_at = 0.0
 
     async def let_go(self) -> None:
         """Give the connection back to the pool, if one was kept."""
@@ -178,7 +186,7 @@ class Store:
                 jobs=jobs,
                 claims=claims,
                 results=[outcome.encoded or encode_json(outcome.result) for outcome in completed],
-                output_urls=urls if any(urls) else None,
+                output_urls=None if urls.count(None) == len(urls) else urls,
                 manifests=list({outcome.job.manifest_id for outcome in completed} - {None}),
             )
             written = dict.fromkeys(ids, ("completed", None))
@@ -344,16 +352,18 @@ class Store:
         statement = query(name)
         connection, self._kept = self._kept, None
         try:
-            if connection is None or connection.is_closed():
-                if connection is not None:
-                    await self._pool.release(connection)
-                connection = None
+            if connection is not None and not self._is_good(connection):
+                kept, connection = connection, None
+                await self._pool.release(kept)
+            if connection is None:
                 connection = await self._connection()
+                self._taken_at = time.monotonic()
             rows: list[asyncpg.Record] = await connection.fetch(
                 statement.text, *statement.arguments(parameters)
             )
             if self._keeps and self._kept is None:
                 self._kept, connection = connection, None
+                self._used_at = time.monotonic()
             return rows
         except (TimeoutError, asyncio.CancelledError):
             # The server may be out of reach: giving the connection back as it is would wait for the
@@ -374,6 +384,19 @@ class Store:
         finally:
             if connection is not None:
                 await self._pool.release(connection)
+
+    def _is_good(self, connection: Any) -> bool:
+        """Whether a connection that was kept may be used again.
+
+        Now and then it goes through the pool all the same, which knows when a connection has had its time.
+        """
+        now = time.monotonic()
+        try:
+            if now - self._used_at > SILENCE_S:
+                connection.terminate()
+            return not connection.is_closed() and now - self._taken_at < KEEP_S
+        except asyncpg.InterfaceError:
+            return False  # the server has ended it meanwhile, and the pool has taken it back
 
     async def _connection(self) -> Any:
         """A connection of the pool. A refusal at the door says nothing about the statement: try again."""

@@ -80,13 +80,12 @@ class LoopWatchdog:
             # A second look: after SIGCONT we may be awake before the loop is.
             if self._answered < asked and self._ended.wait(self._patience / 8):
                 return
-            if self._answered < asked:
-                self._report(asked)
-            if self._ended.is_set():
+            if self._answered < asked and not self._report(asked):
                 return
             asked = self._ask()
 
-    def _report(self, asked: float) -> None:
+    def _report(self, asked: float) -> bool:
+        """Tell of a loop that hangs, until it goes on; False if it does not."""
         frame = sys._current_frames().get(self._watched)
         stack = "".join(traceback.format_stack(frame, limit=DEEPEST_STACK)) if frame is not None else ""
         del frame  # it holds every local variable of the loop's thread
@@ -100,7 +99,7 @@ class LoopWatchdog:
         watched = min(time.monotonic() - asked, self._patience * 1.5)
         while self._answered < asked:
             if self._ended.wait(pause):
-                return
+                return False
             watched += pause
             if watched >= self._hopeless and self._end is not None:
                 log.error(
@@ -109,5 +108,6 @@ class LoopWatchdog:
                     watched,
                 )
                 self._end()
-                return
+                return False
         log.warning("The event loop goes on after %.1f s", self._answered - asked)
+        return True

@@ -182,7 +182,9 @@ end $$;
 -- Called by every function that ends jobs, once, after it wrote them, under the manifests' locks.
 -- p_jobs are jobs that went from open (pending, processing) to an end in this transaction.
 create or replace function dreamcut_settle(p_jobs uuid[]) returns void
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off  -- as for dreamcut_claim_jobs
+as $$
 declare
     v_manifests uuid[];
     v_made boolean;
@@ -204,7 +206,8 @@ begin
             failed_jobs = manifest.failed_jobs + ended.failed,
             cancelled_jobs = manifest.cancelled_jobs + ended.cancelled
         from ended
-        where manifest.id = ended.manifest_id
+        where manifest.id = any (array(select ended.manifest_id from ended))  -- by the index, whatever the plan
+            and manifest.id = ended.manifest_id
         returning manifest.id, manifest.open_jobs, ended.completed, ended.jobs
     )
     select array_agg(fewer.id), bool_or(fewer.completed > 0), bool_or(fewer.completed < fewer.jobs),
@@ -311,5 +314,6 @@ begin
         processing_time_ms =
             extract(epoch from now() - coalesce(manifest.started_at, manifest.created_at)) * 1000
     from sinks
-    where manifest.id = sinks.manifest_id;
+    where manifest.id = any (v_over)
+        and manifest.id = sinks.manifest_id;
 end $$;

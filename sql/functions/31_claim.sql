@@ -55,8 +55,9 @@ returns table (
 )
 language plpgsql set search_path = public, pg_temp
 -- One plan for a session's life. Left to itself, Postgres makes a new one at each call, which takes longer than the
--- claim. It is often made while the table is empty, when reading all of it looks cheap: that is ruled out. (The price
--- put on what is ruled out must not look like a reason to compile the plan.)
+-- claim. It is often made while the tables are empty, when reading all of them looks cheap: that is ruled out here, and
+-- below by conditions that only a look into an index for each row can meet. (The price put on what is ruled out must not
+-- look like a reason to compile the plan.)
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
@@ -159,13 +160,13 @@ begin
         set status = 'rendering',
             started_at = coalesce(manifest.started_at, now()),
             updated_at = now()
-        where manifest.id in (
+        where manifest.id = any (array(
             select waiting.id
             from dreamcut_production_manifest waiting
-            where waiting.id in (select claimed.manifest_id from claimed)
+            where waiting.id = any (array(select claimed.manifest_id from claimed))
                 and waiting.status in ('planning', 'ready_to_dispatch')
             for no key update skip locked
-        )
+        ))
     )
     select claimed.* from claimed order by claimed.urgency, claimed.turn;
 

@@ -37,7 +37,8 @@ begin
             updated_at = now(),
             processing_time_ms = extract(epoch from now() - job.started_at) * 1000
         from unnest(p_jobs, p_claims, p_results, p_output_urls) as outcome (id, claim, result, output_url)
-        where job.id = outcome.id
+        where job.id = any (p_jobs)  -- so that nothing but a look into the index for each of them will do
+            and job.id = outcome.id
             -- In one coalesce, because Postgres would expect a single row of this worker, read the whole table for
             -- it, and compare each row with each outcome.
             and coalesce(
@@ -206,6 +207,10 @@ begin
 
     perform dreamcut_settle(array(
         select ended.id from unnest(v_ids, v_statuses) as ended (id, status) where ended.status <> 'pending'
+    ));
+    -- A worker that has nothing to do must know when one comes due: whoever wrote this may be gone by then.
+    perform dreamcut_notify_ready(array(
+        select distinct again.type from unnest(v_types, v_statuses) as again (type, status) where again.status = 'pending'
     ));
     return query select * from unnest(v_ids, v_statuses, v_times);
 end $$;

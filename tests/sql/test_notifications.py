@@ -97,6 +97,16 @@ def test_becoming_ready_notifies(queue: Queue, ear: Ear) -> None:
     assert ear.heard() == ["jobs:video"]
 
 
+def test_a_retry_is_heard_of_by_those_who_may_have_to_make_it(queue: Queue, ear: Ear) -> None:
+    """Who wrote it may be gone when it comes due."""
+    worker = queue.worker()
+    queue.add(None)
+    (held,) = queue.claim(worker)
+    ear.heard()
+    queue.fail(worker, held)
+    assert ear.heard() == ["jobs:work"]
+
+
 def test_what_is_rolled_back_is_not_heard(queue: Queue, another: Callable[[], Queue], ear: Ear) -> None:
     producer = another()
     producer.add(None)
@@ -116,6 +126,7 @@ def test_all_other_ways_to_be_ready_notify(queue: Queue, ear: Ear) -> None:
     queue.retry(job)
     assert ear.heard() == ["jobs:work"]
     queue.fail(worker, queue.claim_one(worker))
+    assert ear.heard() == ["jobs:work"]  # that it comes due
     queue.come_due()
     assert ear.heard() == []
     queue.value("select dreamcut_promote_jobs(10)")
