@@ -91,7 +91,7 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
 async def _beats(worker: Worker, count: int) -> None:
     for _ in range(count):
         last = worker._lease.last_beat
-        await until(lambda: worker._lease.last_beat > last)  # noqa: B023  (waited for within the turn)
+        await until(lambda last=last: worker._lease.last_beat > last)
 
 
 async def test_an_open_call_is_seen_with_a_ticket_that_is_on_its_way(
