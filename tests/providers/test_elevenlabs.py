@@ -115,7 +115,8 @@ async def test_retry_after(box: Sandbox, elevenlabs: ElevenLabsProvider, tmp_pat
     if form == "seconds":
         assert caught.value.retry_after == 7
     else:
-        assert caught.value.retry_after is not None and 30 < caught.value.retry_after <= 90
+        # From the answer's Date, which its server renews once a second: it may be a second old.
+        assert caught.value.retry_after is not None and 30 < caught.value.retry_after <= 92
 
 
 @pytest.mark.parametrize(("kind", "bills"), [("drop_after", 1), ("drop_before", 0)])
