@@ -164,7 +164,7 @@ class ClaimLoop:
         if self._appetite.seconds_to_look() > 0:
             return
         # That it answers is no sign of the end of an outage: so does a database that takes no writes.
-        found = await self._store.look(self._types)
+        found = await self._store.look(self._appetite.unknown())
         self._appetite.looked(found, hears=self._hears())
         if found.due_s is not None and found.due_s <= 0 and not any(map(self._slots.room, self._types)):
             await self._store.promote()  # we have no room for it; who has is woken

@@ -20,8 +20,8 @@ from dreamcuts.worker.slots import Slots
 RESCAN_S = 0.2
 """How long a type's claims may begin where the last one ended. Then one begins with the most urgent again."""
 RESCAN_SHARE = 20
-"""... and not before this many times what the last such claim took: it may have walked over a million dead
-entries."""
+"""... and, whatever was heard, not before this many times what the last such claim took: it may have walked
+over a million dead entries. So all types together have no more than this share of the time for it."""
 LONGEST_POLL_S = 30.0
 """How long a worker that hears notifications goes without looking, however long there was nothing to do."""
 FLOOD_S = 0.2
@@ -30,13 +30,27 @@ FLOOD_S = 0.2
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a type's ready jobs. `news` counts what was heard of them, `room` what made room."""
+    """What is known of a type's ready jobs. `news` counts what was heard of them, `room` what made room.
+
+    `after` is where the last claim ended; None: the next begins at the start. The last that did so ended at
+    `scanned_at`, knew the first `scanned_news` news, and was so dear that the next should not come before
+    `scan_not_before`.
+    """
 
     may_be_ready: bool = True
     after: tuple[int, int] | None = None
-    from_start_at: float = 0.0
+    scanned_at: float = 0.0
+    scanned_news: int = 0
+    scan_not_before: float = 0.0
     news: int = 0
     room: int = 0
+
+    def begins_at_start(self, now: float) -> bool:
+        """Whether the next claim is to find what is more urgent than where the last one ended."""
+        if self.after is None:
+            return True
+        is_time = self.news != self.scanned_news or now >= self.scanned_at + RESCAN_S
+        return is_time and now >= self.scan_not_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,14 @@ class Appetite:
         self._full_at = 0.0
         self._is_limited = True  # until a look says that nothing is
 
-    # When to look
+    # When to look, and at what
+
+    def unknown(self) -> list[str]:
+        """The types that a look is to ask about: of the others we know that something may be ready.
+
+        To find their first ready job, it would walk over all that was claimed and not vacuumed yet.
+        """
+        return [name for name, known in self._known.items() if not known.may_be_ready]
 
     def seconds_to_look(self) -> float:
         """Seconds until it is time to look."""
@@ -73,14 +94,14 @@ class Appetite:
         self._look_at = min(self._look_at, time.monotonic() + self._poll_s)
 
     def looked(self, found: Look, *, hears: bool) -> None:
-        """Learn from a look. `hears`: notifications arrive."""
-        ready, due_s = found.ready, found.due_s
+        """Learn from a look at the unknown types. `hears`: notifications arrive."""
+        due_s = found.due_s
         self._is_limited = found.is_limited
+        idle = hears and not found.ready and not any(known.may_be_ready for known in self._known.values())
         if due_s is not None and due_s <= 0:
             self.heard()
-        for name in ready:
+        for name in found.ready:
             self.heard(name)
-        idle = not ready and hears
         pause = self._pause_s if idle else self._poll_s
         self._pause_s = min(self._pause_s * 2, max(LONGEST_POLL_S, self._poll_s)) if idle else self._poll_s
         # Jitter, so that idle workers do not look in step.
@@ -96,7 +117,6 @@ class Appetite:
         for known in (self._known[name],) if name else self._known.values():
             known.news += 1
             known.may_be_ready = True
-            known.after = None
 
     def one_ended(self) -> None:
         """A job ended. Its call may have made room under a provider's limit, for other types too."""
@@ -123,10 +143,9 @@ class Appetite:
         lookouts = []
         for name in names:
             known = self._known[name]
-            if now >= known.from_start_at:
-                known.after = None
             if room := self._slots.room(name):
-                lookouts.append(Lookout(name, room, *(known.after or (None, None))))
+                after = None if known.begins_at_start(now) else known.after
+                lookouts.append(Lookout(name, room, *(after or (None, None))))
         if not lookouts:
             return None
         # All of its types are in a flood: it comes back by itself.
@@ -144,13 +163,17 @@ class Appetite:
                 last[job.type] = job  # they come in the order in which they were claimed
             counts[job.type] += 1
         is_full = True
+        scans = sum(lookout.after_turn is None for lookout in asked.lookouts)
         for lookout, (news, room) in zip(asked.lookouts, asked.known, strict=True):
             known = self._known[lookout.type]
             from_start = lookout.after_turn is None
             if from_start:
-                known.from_start_at = now + max(RESCAN_S, RESCAN_SHARE * (now - asked.at))
+                known.scanned_at = now
+                known.scanned_news = news
+                # Where the types' turns come in different claims, each has its part of the share.
+                known.scan_not_before = now + RESCAN_SHARE * (now - asked.at) * len(asked.lookouts) / scans
             if counts[lookout.type] >= lookout.jobs:
-                if known.news == news and lookout.type in last:
+                if lookout.type in last:
                     known.after = (last[lookout.type].urgency, last[lookout.type].turn)
             else:
                 is_full = False

@@ -37,6 +37,7 @@ end $$;
 -- goes on from the last one that it got. What was claimed before stays in the index until a vacuum, and while any
 -- session holds an old snapshot no vacuum can remove it: without a place to begin, each claim would walk over all
 -- of it. Null begins with the most urgent; a worker does that often, because jobs come back, come late, and overtake.
+-- Only a claim that begins there for one of its types promotes what has come due, and takes a suspect.
 -- p_waits: the worker sleeps when this claim is done, if only for some of its types, and wants to be woken. It is
 -- noted also if the claim finds less than it asks for (dreamcut_notify_ready).
 -- attempts counts here, so that a job that kills its worker runs out of attempts too.
@@ -63,6 +64,7 @@ as $$
 #variable_conflict use_column
 declare
     v_slots int[] := p_slots;
+    v_from_start constant boolean := p_after_turn is null or array_position(p_after_turn, null) is not null;
     v_waits boolean;
     v_is_due boolean;
     v_is_limited boolean;
@@ -71,11 +73,14 @@ declare
     v_suspect tid;
     v_lane int;
 begin
-    -- With it, what is seldom to be done: to ask for it is far quicker than to do it in vain.
+    -- With it, what is seldom to be done: to ask for it is far quicker than to do it in vain. The first entries of
+    -- these indexes may be dead ones, like those of the ready jobs: they are walked over only from the start, too.
     select worker.waits,
-        (select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null) <= now(),
+        v_from_start
+            and (select min(job.next_retry_at) from dreamcut_jobs job where job.next_retry_at is not null) <= now(),
         exists (select 1 from dreamcut_providers provider where dreamcut_is_limited(provider)),
-        p_may_take_suspect and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect)
+        v_from_start and p_may_take_suspect
+            and exists (select 1 from dreamcut_jobs job where job.ready and job.suspect)
     into v_waits, v_is_due, v_is_limited, v_is_suspected
     from dreamcut_workers worker
     where worker.id = p_worker and worker.state in ('live', 'draining')

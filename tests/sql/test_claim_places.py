@@ -125,6 +125,18 @@ def test_each_type_has_a_place_of_its_own(queue: Queue) -> None:
     assert set(claimed(found)) == {"tts0", "tts1", "tts2", "image1", "image2", "video2"}
 
 
+def test_only_a_claim_from_the_start_of_a_type_promotes_and_takes_a_suspect(queue: Queue) -> None:
+    """The others are to cost nothing that dead entries at the start of an index could make dear."""
+    queue.add(None, "j1", turn=1)
+    queue.add(None, "due", turn=2, next_retry_at="2026-01-01T00:00:00Z")
+    queue.add(None, "suspect", turn=3, stalls=2)
+    queue.add(None, "other", type="other")
+    worker = queue.worker(["work", "other"])
+    assert claimed(claim(queue, worker, after=(~5, 1))) == ["j1"]
+    found = claim_lanes(queue, worker, [("work", 9, (~5, 2)), ("other", 9, START)])
+    assert set(claimed(found)) == {"due", "suspect", "other"}
+
+
 def test_two_workers_that_begin_at_one_place_at_once_share_no_job(queue: Queue, another: Another) -> None:
     for turn in range(10):
         queue.add(None, f"j{turn}", turn=turn)

@@ -61,6 +61,7 @@ class Hunger:
 @pytest.fixture
 def hunger(monkeypatch: pytest.MonkeyPatch) -> Hunger:
     monkeypatch.setattr(claiming, "RESCAN_S", NEVER_S)
+    monkeypatch.setattr(claiming, "RESCAN_SHARE", 0)
     return Hunger("work")
 
 
@@ -114,7 +115,9 @@ def test_what_a_look_finds_is_asked_for() -> None:
 
 
 def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive() -> None:
-    appetite = Hunger("work", poll_s=1.0).appetite
+    hunger = Hunger("work", poll_s=1.0)
+    hunger.claim()
+    appetite = hunger.appetite
 
     def pause(ready: list[str], due_s: float | None, hears: bool) -> float:
         appetite.looked(Look(ready, due_s), hears=hears)
@@ -190,6 +193,55 @@ def test_now_and_then_a_claim_begins_with_the_most_urgent_again(monkeypatch: pyt
     assert hunger.claim(*jobs(SLOTS))[0].after_turn is not None
     clock[0] += claiming.RESCAN_S * 0.6
     assert hunger.claim(*jobs(SLOTS))[0].after_turn is None
+
+
+def test_whatever_it_hears_a_dear_claim_from_the_start_is_not_made_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each would walk over all that was claimed before, for as long as no vacuum removes it."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    hunger = Hunger("work", "other")
+
+    def claim(seconds: float, *types: str) -> list[bool]:
+        """One claim, which takes some time and brings all it asks for; where it begins at the start."""
+        asked = hunger.ask()
+        clock[0] += seconds
+        hunger.appetite.got(asked, [job for name in types for job in jobs(SLOTS, name)])
+        return [lookout.after_turn is None for lookout in asked.lookouts]
+
+    assert claim(0.1, "work", "other") == [True, True]
+    hunger.appetite.heard()
+    hunger.appetite.looked(Look([]), hears=True)
+    clock[0] += claiming.RESCAN_SHARE * 0.09
+    assert claim(0.0, "work", "other") == [False, False]
+    clock[0] += claiming.RESCAN_SHARE * 0.02
+    hunger.steering.slots["other"] = 0
+    assert claim(0.1, "work") == [True]
+    hunger.steering.slots["other"] = SLOTS
+    assert claim(0.1, "work", "other") == [False, True]  # its turn comes for itself, so the next is later
+    clock[0] += claiming.RESCAN_SHARE * 0.12
+    hunger.appetite.heard()
+    assert claim(0.0, "work", "other") == [True, False]
+    clock[0] += claiming.RESCAN_SHARE * 0.1
+    assert claim(0.0, "work", "other") == [True, True]
+
+
+def test_a_look_asks_about_the_types_of_which_nothing_is_known() -> None:
+    hunger = Hunger("work", "other")
+    assert hunger.appetite.unknown() == []
+    hunger.claim(*jobs(SLOTS))
+    assert hunger.appetite.unknown() == ["other"]
+    hunger.appetite.heard("other")
+    assert hunger.appetite.unknown() == []
+
+
+def test_while_something_may_be_ready_looks_do_not_become_rarer() -> None:
+    """A busy worker looks for what comes due, and wakes those who have room for it."""
+    hunger = Hunger("work", poll_s=1.0)
+    for _ in range(3):
+        hunger.appetite.looked(Look([]), hears=True)
+        assert hunger.appetite.seconds_to_look() < 1.2
 
 
 def test_a_suspect_is_no_place_to_go_on_from(hunger: Hunger) -> None:
