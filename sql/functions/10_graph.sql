@@ -73,7 +73,9 @@ begin
     with met as (
         delete from dreamcut_job_dependencies wait
         using unnest(p_jobs, p_depends_on) as given (job, depends_on)
-        where wait.job = given.job and wait.depends_on = given.depends_on
+        where wait.job = any (p_jobs)  -- by the index, whatever the plan
+            and wait.job = given.job
+            and wait.depends_on = given.depends_on
         returning wait.job
     ), fewer as (
         select met.job, count(*) as waits from met group by met.job
@@ -82,7 +84,8 @@ begin
         set unmet_dependencies = job.unmet_dependencies - fewer.waits,
             updated_at = now()
         from fewer
-        where job.id = fewer.job
+        where job.id = any (p_jobs)
+            and job.id = fewer.job
         returning job.type, job.ready
     )
     select array_agg(distinct freed.type) filter (where freed.ready) into v_types from freed;
@@ -97,12 +100,22 @@ declare
     v_jobs uuid[];
     v_depends_on text[];
 begin
+    -- By themselves first: with the waits in the same query Postgres knows that they have a manifest, and may read the
+    -- whole index of such jobs.
+    with completed as materialized (
+        select job.manifest_id, job.job_id
+        from dreamcut_jobs job
+        where job.id = any (p_jobs) and job.status = 'completed'
+    )
     select array_agg(wait.job), array_agg(wait.depends_on)
     into v_jobs, v_depends_on
-    from dreamcut_jobs job
-    join dreamcut_job_dependencies wait
-        on wait.manifest_id = job.manifest_id and wait.depends_on = job.job_id
-    where job.id = any (p_jobs) and job.status = 'completed';
+    from completed
+    cross join lateral (
+        select wait.job, wait.depends_on
+        from dreamcut_job_dependencies wait
+        where wait.manifest_id = completed.manifest_id and wait.depends_on = completed.job_id
+        offset 0  -- a look for each, and never one through all waits
+    ) wait;
     if v_jobs is not null then
         perform dreamcut_meet_waits(v_jobs, v_depends_on);
     end if;
@@ -197,7 +210,7 @@ begin
             count(*) filter (where job.status = 'failed') as failed,
             count(*) filter (where job.status = 'cancelled') as cancelled
         from dreamcut_jobs job
-        where job.id = any (p_jobs) and job.manifest_id is not null
+        where job.id = any (p_jobs)  -- and no word of manifest_id, or Postgres may read the whole index of it
         group by job.manifest_id
     ), fewer as (
         update dreamcut_production_manifest manifest
@@ -263,13 +276,14 @@ declare
     v_over uuid[];
     v_wrong uuid[];
 begin
-    select array_agg(distinct closing.id) into v_wrong
+    select array_agg(closing.id) into v_wrong
     from dreamcut_production_manifest closing
-    join dreamcut_jobs job on job.manifest_id = closing.id
-    where closing.id = any (p_manifests)
-        and closing.open_jobs = 0
-        and closing.status not in ('done', 'failed')
-        and job.status in ('pending', 'processing');
+    cross join lateral (
+        select from dreamcut_jobs job
+        where job.manifest_id = closing.id and job.status in ('pending', 'processing')
+        limit 1
+    ) open
+    where closing.id = any (p_manifests) and closing.open_jobs = 0 and closing.status not in ('done', 'failed');
     if v_wrong is not null then
         perform dreamcut_count_jobs(v_wrong);
     end if;
@@ -294,7 +308,7 @@ begin
         from dreamcut_jobs job
         left join used on used.manifest_id = job.manifest_id and used.job_id = job.job_id
         where job.manifest_id = any (v_over)
-    ), sinks as (
+    ), sinks as materialized (  -- once, and not for each manifest
         select job.manifest_id,
             count(*) filter (where job.status <> 'completed') as missing,
             (array_agg(job.output_url order by job.completed_at desc, job.seq desc)
