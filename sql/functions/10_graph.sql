@@ -100,22 +100,16 @@ declare
     v_jobs uuid[];
     v_depends_on text[];
 begin
-    -- By themselves first: with the waits in the same query Postgres knows that they have a manifest, and may read the
-    -- whole index of such jobs.
-    with completed as materialized (
-        select job.manifest_id, job.job_id
-        from dreamcut_jobs job
-        where job.id = any (p_jobs) and job.status = 'completed'
-    )
     select array_agg(wait.job), array_agg(wait.depends_on)
     into v_jobs, v_depends_on
-    from completed
+    from dreamcut_jobs job
     cross join lateral (
         select wait.job, wait.depends_on
         from dreamcut_job_dependencies wait
-        where wait.manifest_id = completed.manifest_id and wait.depends_on = completed.job_id
-        offset 0  -- a look for each, and never one through all waits
-    ) wait;
+        where wait.manifest_id = job.manifest_id and wait.depends_on = job.job_id
+        offset 0  -- a look for each of them, whatever the plan, and never one through all waits or jobs
+    ) wait
+    where job.id = any (p_jobs) and job.status = 'completed';
     if v_jobs is not null then
         perform dreamcut_meet_waits(v_jobs, v_depends_on);
     end if;
@@ -308,7 +302,7 @@ begin
         from dreamcut_jobs job
         left join used on used.manifest_id = job.manifest_id and used.job_id = job.job_id
         where job.manifest_id = any (v_over)
-    ), sinks as materialized (  -- once, and not for each manifest
+    ), sinks as (
         select job.manifest_id,
             count(*) filter (where job.status <> 'completed') as missing,
             (array_agg(job.output_url order by job.completed_at desc, job.seq desc)
