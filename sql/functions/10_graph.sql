@@ -73,7 +73,9 @@ begin
     with met as (
         delete from dreamcut_job_dependencies wait
         using unnest(p_jobs, p_depends_on) as given (job, depends_on)
-        where wait.job = given.job and wait.depends_on = given.depends_on
+        where wait.job = any (p_jobs)  -- by the index, whatever the plan
+            and wait.job = given.job
+            and wait.depends_on = given.depends_on
         returning wait.job
     ), fewer as (
         select met.job, count(*) as waits from met group by met.job
@@ -82,7 +84,8 @@ begin
         set unmet_dependencies = job.unmet_dependencies - fewer.waits,
             updated_at = now()
         from fewer
-        where job.id = fewer.job
+        where job.id = any (p_jobs)
+            and job.id = fewer.job
         returning job.type, job.ready
     )
     select array_agg(distinct freed.type) filter (where freed.ready) into v_types from freed;
@@ -100,8 +103,12 @@ begin
     select array_agg(wait.job), array_agg(wait.depends_on)
     into v_jobs, v_depends_on
     from dreamcut_jobs job
-    join dreamcut_job_dependencies wait
-        on wait.manifest_id = job.manifest_id and wait.depends_on = job.job_id
+    cross join lateral (
+        select wait.job, wait.depends_on
+        from dreamcut_job_dependencies wait
+        where wait.manifest_id = job.manifest_id and wait.depends_on = job.job_id
+        offset 0  -- a look for each of them, whatever the plan, and never one through all waits or jobs
+    ) wait
     where job.id = any (p_jobs) and job.status = 'completed';
     if v_jobs is not null then
         perform dreamcut_meet_waits(v_jobs, v_depends_on);
@@ -197,7 +204,7 @@ begin
             count(*) filter (where job.status = 'failed') as failed,
             count(*) filter (where job.status = 'cancelled') as cancelled
         from dreamcut_jobs job
-        where job.id = any (p_jobs) and job.manifest_id is not null
+        where job.id = any (p_jobs)  -- and no word of manifest_id, or Postgres may read the whole index of it
         group by job.manifest_id
     ), fewer as (
         update dreamcut_production_manifest manifest
@@ -263,13 +270,14 @@ declare
     v_over uuid[];
     v_wrong uuid[];
 begin
-    select array_agg(distinct closing.id) into v_wrong
+    select array_agg(closing.id) into v_wrong
     from dreamcut_production_manifest closing
-    join dreamcut_jobs job on job.manifest_id = closing.id
-    where closing.id = any (p_manifests)
-        and closing.open_jobs = 0
-        and closing.status not in ('done', 'failed')
-        and job.status in ('pending', 'processing');
+    cross join lateral (
+        select from dreamcut_jobs job
+        where job.manifest_id = closing.id and job.status in ('pending', 'processing')
+        limit 1
+    ) open
+    where closing.id = any (p_manifests) and closing.open_jobs = 0 and closing.status not in ('done', 'failed');
     if v_wrong is not null then
         perform dreamcut_count_jobs(v_wrong);
     end if;
