@@ -36,8 +36,8 @@ class Stubborn(Play):
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "STOP_GRACE_S", 0.3)
-    monkeypatch.setattr(ending, "LAST_GRACE_S", 0.1)
+    monkeypatch.setattr(ending, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(ending, "LAST_GRACE_S", 0.5)
 
 
 @pytest.mark.parametrize("how", ["told twice", "the timeout is over"])
