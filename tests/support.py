@@ -156,9 +156,10 @@ class Queue:
         error_class: str = "transient",
         message: str = "it broke",
         retry_after: float | None = None,
-        base_s: float = 10,
+        base_s: float = 3600,
         detail: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
+        """What became of each. The backoff is anything up to `base_s`: a short one may be over at once."""
         return self.rows(
             "select * from dreamcut_fail_jobs(%s, %s, %s, %s, %s, %s, %s::float8[], %s::interval[])",
             worker,
