@@ -226,6 +226,11 @@ class Wire:
             pass
 
 
+def heed_ctrl_c() -> None:
+    """As a program in the foreground does, also where the tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command on a pseudo-terminal, and all that it wrote there."""
 
@@ -236,6 +241,7 @@ class Terminal:
             [sys.executable, "-m", "dreamcuts", *arguments],
             env={**os.environ, "TERM": "xterm-256color", **environment},
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )  # fmt: skip
         os.close(slave)
         self._seen = b""

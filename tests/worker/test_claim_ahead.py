@@ -42,13 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits in a worker waits for as long as it takes."""
-    monkeypatch.setattr(slots, "LONGEST_WAIT_S", HOUR_S)
-
-
-@pytest.fixture
-def greedy(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there is claimed ahead, however long the last jobs took on a machine that stalls."""
     monkeypatch.setattr(slots, "HORIZON_S", HOUR_S)
 
@@ -84,7 +78,7 @@ async def until_jobs_wait_behind_one(
 
 
 async def test_short_jobs_are_claimed_ahead_and_each_runs_once(
-    start: Start, queue: Queue, play: Play, asked: list[int], patient: None
+    start: Start, queue: Queue, play: Play, asked: list[int]
 ) -> None:
     fill(queue, 2000, do("quick"))
     async with start(slots=2, until_idle=True) as worker:
@@ -217,7 +211,7 @@ async def test_a_lost_lease_drops_what_waits_and_each_of_them_runs_once(
 
 
 async def test_a_more_urgent_job_of_which_nobody_tells_starts_before_the_deep_queue_is_drained(
-    start: Start, queue: Queue, patient: None, monkeypatch: pytest.MonkeyPatch
+    start: Start, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claims go on from the last place; now and then one begins with the most urgent."""
     monkeypatch.setattr(slots, "AT_ONCE_S", HOUR_S)  # a job that took longer is a reason to begin there, too
@@ -237,7 +231,7 @@ async def test_a_more_urgent_job_of_which_nobody_tells_starts_before_the_deep_qu
 
 
 async def test_without_that_it_would_be_the_last(
-    start: Start, queue: Queue, patient: None, monkeypatch: pytest.MonkeyPatch
+    start: Start, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "AT_ONCE_S", HOUR_S)
     monkeypatch.setattr(claiming, "RESCAN_S", HOUR_S)
@@ -253,7 +247,7 @@ async def test_without_that_it_would_be_the_last(
 
 
 async def test_a_worker_whose_outcomes_wait_claims_no_more(
-    start: Start, queue: Queue, patient: None, monkeypatch: pytest.MonkeyPatch
+    start: Start, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claims are quicker than outcomes: else what is done and not written would fill the memory."""
     monkeypatch.setattr(outbox, "LARGEST_BATCH", 50)
