@@ -17,6 +17,8 @@ from psycopg.types.json import Jsonb
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
+PROCESS_DEADLINE_S = 90.0
+"""For what a process says: a busy machine takes its time to start one."""
 LEASE_LOST = "DC001"
 
 
@@ -288,11 +290,13 @@ INCONSISTENCIES = """
 """
 
 
-def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+def wait_until(
+    condition: Callable[[], T], what: str = "the condition", *, deadline_s: float = DEADLINE_S
+) -> T:
     """Wait until `condition()` is true and return what it returned; fails after the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
+        assert time.monotonic() < deadline, f"waited {deadline_s} s for {what}"
         time.sleep(0.005)
     return found
 
