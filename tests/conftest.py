@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
@@ -20,6 +21,12 @@ from dreamcuts.db.migrate import migrate
 from dreamcuts.embedded import EmbeddedPostgres
 from dreamcuts.sandbox import Sandbox
 from tests.postgres_guard import guarded
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 TEST_SETTINGS = {
     "fsync": "off",

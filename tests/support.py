@@ -17,6 +17,8 @@ from psycopg.types.json import Jsonb
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
+PROCESS_DEADLINE_S = 90.0
+"""For what a process says: a busy machine takes its time to start one."""
 LEASE_LOST = "DC001"
 
 
@@ -156,9 +158,10 @@ class Queue:
         error_class: str = "transient",
         message: str = "it broke",
         retry_after: float | None = None,
-        base_s: float = 10,
+        base_s: float = 3600,
         detail: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
+        """What became of each. The backoff is anything up to `base_s`: a short one may be over at once."""
         return self.rows(
             "select * from dreamcut_fail_jobs(%s, %s, %s, %s, %s, %s, %s::float8[], %s::interval[])",
             worker,
@@ -287,11 +290,13 @@ INCONSISTENCIES = """
 """
 
 
-def wait_until(condition: Callable[[], T], what: str = "the condition") -> T:
+def wait_until(
+    condition: Callable[[], T], what: str = "the condition", *, deadline_s: float = DEADLINE_S
+) -> T:
     """Wait until `condition()` is true and return what it returned; fails after the deadline."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {DEADLINE_S} s for {what}"
+        assert time.monotonic() < deadline, f"waited {deadline_s} s for {what}"
         time.sleep(0.005)
     return found
 

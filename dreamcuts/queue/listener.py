@@ -39,7 +39,7 @@ _ERRORS = (
 
 
 class Listener:
-    """Calls `on_jobs(type)` and `on_worker(incarnation)`; `on_jobs("")` after every new connection."""
+    """Calls `on_jobs(type)` and `on_worker(incarnation)`; both with "" after every new connection."""
 
     def __init__(self, dsn: str, *, on_jobs: Callable[[str], None], on_worker: Callable[[str], None]) -> None:
         self._dsn = dsn
@@ -78,7 +78,9 @@ class Listener:
         await connection.add_listener(WORKERS, self._heard_worker)
         lost = anyio.Event()
         connection.add_termination_listener(lambda _: lost.set())
-        self._on_jobs("")  # what was inserted before we listened has notified nobody
+        # What was inserted, cancelled or commanded before we listened has notified nobody.
+        self._on_jobs("")
+        self._on_worker("")
         while await self._echoes(connection):
             self.hears = True
             if self._deaf:

@@ -59,6 +59,7 @@ class Attempt:
         "is_given_up",
         "job",
         "outcome",
+        "told_at",
         "worker",
     )
 
@@ -76,6 +77,8 @@ class Attempt:
         self.began = time.monotonic()
         self.has_run = False
         self.is_given_up = False
+        self.told_at: float | None = None
+        """When it was told that its time is up (monotonic seconds)."""
         self.outcome: Outcome | None = None
         """What it came to; None while it runs, and if the job is no longer ours."""
         self._type = job_type

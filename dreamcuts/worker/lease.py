@@ -66,6 +66,8 @@ class Lease:
         self.last_beat = time.monotonic()
         self._last_turn = time.monotonic()
         self._beat_now = anyio.Event()
+        self._turn = anyio.Lock()
+        self._has_left = False
         self._length = timedelta(seconds=options.lease)
         self._types = types
         self._options = options
@@ -117,7 +119,7 @@ class Lease:
         self._beat_now.set()
 
     async def keep(self) -> None:
-        """Send heartbeats until cancelled."""
+        """Send heartbeats until cancelled, or the lease is given up."""
         tries = 0
         while True:
             # Never later than usual: once the database is back, there is little of the lease left.
@@ -127,26 +129,31 @@ class Lease:
             self._beat_now = anyio.Event()
             self._last_turn = time.monotonic()
             try:
-                if not self.is_registered:
-                    await self.take()
-                    self._on_kept()
-                worker = self.worker
-                held = self._held()
-                asked = time.monotonic()
-                beat = await self._store.heartbeat(
-                    worker, self._length, draining=not self._is_running(), held=held
-                )
-                self._outage.ended()
+                async with self._turn:
+                    if self._has_left:
+                        return
+                    await self._beat()
                 tries = 0
-                if beat.alive:
-                    self.last_beat = asked  # the lease counts from when the server got it, at the earliest
-                    self._go_on()
-                    self._on_beat(beat, held)
-                else:
-                    self.lost(worker)
             except LOOP_ERRORS as error:
                 tries += 1
                 self._outage.failed(error)
+
+    async def _beat(self) -> None:
+        """One heartbeat. Raises what the store raises."""
+        if not self.is_registered:
+            await self.take()
+            self._on_kept()
+        worker = self.worker
+        held = self._held()
+        asked = time.monotonic()
+        beat = await self._store.heartbeat(worker, self._length, draining=not self._is_running(), held=held)
+        self._outage.ended()
+        if beat.alive:
+            self.last_beat = asked  # the lease counts from when the server got it, at the earliest
+            self._go_on()
+            self._on_beat(beat, held)
+        else:
+            self.lost(worker)
 
     def _go_on(self) -> None:
         if self.is_suspended:
@@ -174,8 +181,10 @@ class Lease:
 
     async def leave(self, *, empty: bool) -> None:
         """Give it up. `empty`: nothing is held any more, so there is nothing to rescue."""
+        self._has_left = True
         with anyio.move_on_after(LEAVE_S), contextlib.suppress(*LOOP_ERRORS):
-            await self._store.leave(self.worker, empty=empty)
+            async with self._turn:  # a heartbeat after it would take the lease again
+                await self._store.leave(self.worker, empty=empty)
 
 
 def only_provider(job_type: JobType) -> str:

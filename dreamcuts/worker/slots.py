@@ -296,11 +296,13 @@ class Slots:
             for attempt in list(self.attempts.values()):
                 if attempt.has_run:
                     continue  # what is left is ours: a ticket, say, that waits for the database
-                over = now - attempt.began - self.lanes[attempt.job.type].limit_s
-                if over > 0:
+                if attempt.told_at is not None:
+                    # Counted from then: after a stop of the whole process, no job has had its time to end.
+                    if now - attempt.told_at > STUBBORN_S and not attempt.is_given_up:
+                        self._give_up(attempt)
+                elif now - attempt.began > self.lanes[attempt.job.type].limit_s:
+                    attempt.told_at = now
                     attempt.stop("timed_out")
-                if over > STUBBORN_S and not attempt.is_given_up:
-                    self._give_up(attempt)
             for lane in self.lanes.values():
                 if lane.waiting and now - lane.waiting[0].since > LONGEST_WAIT_S:
                     lane.forget_pace()

@@ -345,7 +345,7 @@ class Worker:
         return self._listener is not None and self._listener.hears
 
     def _heard_worker(self, worker: str) -> None:
-        if worker == str(self._lease.worker):
+        if worker in ("", str(self._lease.worker)):
             self._lease.beat_soon()
 
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from dreamcuts.config import Settings
 from dreamcuts.embedded import EmbeddedPostgres
-from tests.support import wait_until
+from tests.support import PROCESS_DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 MAIN = Path("tests/chaos/worker_main.py")
@@ -93,7 +93,11 @@ class WorkerProcess:
 
     def wait_for(self, text: str) -> None:
         """Wait until its log says `text`."""
-        wait_until(lambda: text in self.text() or self.is_over(), f"{text!r} in the worker's log")
+        wait_until(
+            lambda: text in self.text() or self.is_over(),
+            f"{text!r} in the worker's log",
+            deadline_s=PROCESS_DEADLINE_S,
+        )
         assert text in self.text(), f"the worker ended:\n{self.text()[-3000:]}"
 
     def stop(self) -> int:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from dreamcuts.sandbox import Sandbox
-from tests.chaos.kill_points import ALL, POLL_S, POLLS, PROVIDERS, Point, Stage, kill_once
+from tests.chaos.kill_points import ALL, LEASE_S, POLL_S, POLLS, PROVIDERS, Point, Stage, kill_once
 from tests.chaos.machine import StartWorker
 from tests.support import Queue, wait_until
 
@@ -18,7 +18,11 @@ def stage(start_worker: StartWorker, queue: Queue, database: str, sandbox: Sandb
     def of(provider: str) -> Stage:
         poll = POLL_S[provider]
         return Stage(
-            database, queue, sandbox, provider, lambda slots: start_worker(slots, PROVIDER_POLL_S=poll)
+            database,
+            queue,
+            sandbox,
+            provider,
+            lambda slots: start_worker(slots, PROVIDER_POLL_S=poll, LEASE_S=LEASE_S),
         )
 
     return of
@@ -50,6 +54,7 @@ def test_killed_again_and_again(stage: Callable[[str], Stage], provider: str) ->
             worker.wait_for("Picking up request")
         assert there.queue.job(job)["claims"] == claim
         worker.kill()
+        there.expire(worker)
     wait_until(lambda: _rescued(there.queue, job), "the rescue")
     row = there.queue.job(job)
     assert (row["status"], row["error_class"], row["attempts"]) == ("failed", "stalled", 3)
@@ -70,6 +75,7 @@ def test_killed_while_the_provider_is_at_its_limit(stage: Callable[[str], Stage]
     job, behind = there.add(), there.add()
     there.wait_for_a_request(provider, POLLS[provider])
     worker.kill()
+    there.expire(worker)
     successor = there.worker()
     there.finish(successor, job)
     there.finish(successor, behind)

@@ -7,33 +7,41 @@ when it goes on is the question; the sandbox's own count of bills is the answer.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.kill_points import LOCK_CALLS, Stage, locked
-from tests.chaos.machine import WorkerProcess
+from dreamcuts.sandbox import Sandbox
+from tests.chaos.kill_points import LOCK_CALLS, POLL_S, Stage, locked
+from tests.chaos.machine import StartWorker, WorkerProcess
 from tests.chaos.plan import SUBMIT
-from tests.chaos.test_kill_points import stage
 from tests.support import Queue, wait_until
 
-__all__ = ["stage"]  # the fixture
+LEASE_S = "4"
+
+
+@pytest.fixture
+def there(start_worker: StartWorker, queue: Queue, database: str, sandbox: Sandbox) -> Stage:
+    """With a lease that runs out while a worker is paused, and not for less."""
+    return Stage(
+        database,
+        queue,
+        sandbox,
+        "fal",
+        lambda slots: start_worker(slots, PROVIDER_POLL_S=POLL_S["fal"], LEASE_S=LEASE_S),
+    )
 
 
 def come_back(ghost: WorkerProcess, queue: Queue) -> None:
     """Let the paused worker go on, until it has heard that it is lost and has nothing left to do."""
     ghost.send(signal.SIGCONT)
     ghost.wait_for("lost its lease")
-    wait_until(lambda: ghost.text().count("serves") == 2, "the ghost to come back as a new incarnation")
+    wait_until(lambda: ghost.text().count("serves") >= 2, "the ghost to come back as a new incarnation")
     assert ghost.stop() == 0
 
 
 @pytest.mark.parametrize("when", ["the call waits for a lock", "the call's answer is on its way"])
-def test_paused_before_the_request_is_sent(
-    stage: Callable[[str], Stage], queue: Queue, database: str, when: str
-) -> None:
+def test_paused_before_the_request_is_sent(there: Stage, queue: Queue, database: str, when: str) -> None:
     """Paid once: the fence refuses a late call, and our own clock one whose answer waited for us."""
-    there = stage("fal")
     with locked(database, LOCK_CALLS) as holder:
         ghost = there.worker()
         job = there.add()
@@ -52,9 +60,8 @@ def test_paused_before_the_request_is_sent(
     assert there.bills(job) == 1
 
 
-def test_paused_while_the_request_is_under_way(stage: Callable[[str], Stage], queue: Queue) -> None:
+def test_paused_while_the_request_is_under_way(there: Stage, queue: Queue) -> None:
     """The window that remains, as for a kill: paid twice, and the ledger knows the id of the lost request."""
-    there = stage("fal")
     there.sandbox.fail("delay", provider="fal", pattern=SUBMIT, seconds=0.5)
     ghost = there.worker()
     job = there.add()

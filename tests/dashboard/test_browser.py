@@ -108,9 +108,11 @@ def test_signing_in_and_cancelling_by_keyboard(
 ) -> None:
     page = desk.page
     page.goto(f"{board}/sign-in")
+    page.wait_for_selector("input:focus")
     page.keyboard.type("not the token")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=That is not the token.")
+    page.wait_for_selector("input:focus")
     page.keyboard.type(TOKEN)
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Sign out")
@@ -177,7 +179,7 @@ def test_the_finished_film_plays_in_the_page_and_goes_on_when_the_page_changes(
         assert page.evaluate("document.querySelector('video.large').duration") == pytest.approx(6, abs=0.2)
         page.evaluate("window.film = document.querySelector('video.large')")
         page.locator("video.large").click()
-        wait_until(lambda: page.evaluate("film.currentTime > 0 && !film.paused"))
+        wait_until(lambda: page.evaluate("film.ended || film.currentTime > 0 && !film.paused"))
         assert page.evaluate("film.videoWidth") == 640
 
         queue.run("update dreamcut_jobs set error_message = 'changed' where id = %s", jobs["speech"])

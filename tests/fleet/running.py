@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from tests.support import wait_until
+from tests.support import PROCESS_DEADLINE_S, wait_until
 
 
 class Running:
@@ -30,7 +30,11 @@ class Running:
         return "".join(self.lines)
 
     def wait_log(self, text: str, times: int = 1) -> None:
-        wait_until(lambda: self.log.count(text) >= times, f"{text!r} in the log: {self.log}")
+        wait_until(
+            lambda: self.log.count(text) >= times,
+            f"{text!r} in the log: {self.log}",
+            deadline_s=PROCESS_DEADLINE_S,
+        )
 
     def wait_end(self) -> int:
         wait_until(lambda: self.process.poll() is not None, f"the process to end: {self.log}")

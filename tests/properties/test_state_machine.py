@@ -22,6 +22,8 @@ from tests.properties.model import Model, ModelJob
 from tests.support import Held, Queue
 
 NAMES = [f"j{n}" for n in range(8)]
+LONG_DELAYS = {"backoffSeconds": 2_592_000, "maxBackoffSeconds": 2_592_000}
+"""Between nothing and a month: none comes due before `time_passes`."""
 CLASSES = ["transient", "stalled", "rate_limited", "invalid_request"]
 
 planned = st.tuples(
@@ -93,11 +95,11 @@ class QueueMachine(RuleBasedStateMachine):
             return
         values = [
             (manifest, name, "work", sorted(needs), priority, most,
-             Jsonb({"onDependencyFailure": "run"} if anyway else {}))
+             Jsonb({"onDependencyFailure": "run"} if anyway else {}), Jsonb(LONG_DELAYS))
             for name, needs, anyway, priority, most in rows
         ]  # fmt: skip
-        places = ", ".join(["(%s, %s, %s, %s, %s, %s, %s)"] * len(values))
-        columns = "manifest_id, job_id, type, depends_on, priority, max_attempts, metadata"
+        places = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s)"] * len(values))
+        columns = "manifest_id, job_id, type, depends_on, priority, max_attempts, metadata, retry_policy"
         made = self.queue.rows(
             f"insert into dreamcut_jobs ({columns}) values {places} returning id, job_id, seq",
             *sum(values, ()),

@@ -62,7 +62,7 @@ async def test_it_hears_an_insert_and_its_name_but_no_echo(heard: Heard, queue: 
         await heard.until("jobs:tts")
         queue.run("select pg_notify('dreamcut_workers', 'some-worker')")
         await heard.until("worker:some-worker")
-    assert heard.lines == ["jobs:", "jobs:tts", "worker:some-worker"]
+    assert heard.lines == ["jobs:", "worker:", "jobs:tts", "worker:some-worker"]
 
 
 async def test_after_a_lost_connection_it_wakes_the_worker_and_hears_again(
@@ -78,6 +78,7 @@ async def test_after_a_lost_connection_it_wakes_the_worker_and_hears_again(
         )
         assert len(ended) == 1
         await heard.until("jobs:", times=2)
+        await heard.until("worker:", times=2)
         queue.add(None, type="image")
         await heard.until("jobs:image")
 

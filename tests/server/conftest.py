@@ -40,17 +40,22 @@ class Queue:
         return [row["id"] for row in found]
 
     def complete(self, job: UUID, provider: str = "elevenlabs", ms: int = 0) -> None:
-        self.do("update dreamcut_jobs set started_at = now() - %s * interval '1 ms' where id = %s", ms, job)
-        self.do(
-            "select dreamcut_complete_jobs(%s, %s, '{1}', %s, '{null}')",
-            self.worker,
-            [job],
-            [Jsonb({"provider": provider})],
-        )
+        """After `ms` exactly: both statements have the same time."""
+        with self.connection.transaction():
+            self.do(
+                "update dreamcut_jobs set started_at = now() - %s * interval '1 ms' where id = %s", ms, job
+            )
+            self.do(
+                "select dreamcut_complete_jobs(%s, %s, '{1}', %s, '{null}')",
+                self.worker,
+                [job],
+                [Jsonb({"provider": provider})],
+            )
 
     def fail(self, job: UUID, error_class: str, provider: str = "fal") -> None:
+        """With a backoff of anything up to an hour."""
         self.do(
-            "select dreamcut_fail_jobs(%s, %s, '{1}', %s, '{message}', %s, '{60}', '{1 second}')",
+            "select dreamcut_fail_jobs(%s, %s, '{1}', %s, '{message}', %s, '{60}', '{1 hour}')",
             self.worker,
             [job],
             [error_class],

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from dreamcuts.errors import DatabaseError
+from dreamcuts.server import data
 from dreamcuts.server.data import Reader
 from tests.support import DEADLINE_S
 
@@ -57,7 +58,12 @@ def test_reads_that_a_closed_page_left_behind_end_with_the_reader() -> None:
     assert run_and_listen(main) == []
 
 
-def test_who_waits_while_the_reader_closes_hears_that_the_server_stops() -> None:
+def test_who_waits_while_the_reader_closes_hears_that_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data, "CONNECT_S", DEADLINE_S)  # or it might hear first that the database is away
+    monkeypatch.setattr(data, "STATEMENT_S", DEADLINE_S)
+
     async def main() -> None:
         reader = Reader(NOWHERE)
         async with reader.opened():

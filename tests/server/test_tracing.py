@@ -120,7 +120,7 @@ def test_a_worker_sends_its_spans_to_a_collector_and_imports_nothing_without(
                 env=env,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=150,
             )
         finally:
             server.shutdown()

@@ -215,6 +215,11 @@ def test_spend_and_health_count_each_call_once_before_and_after_adding_up(queue:
 
 
 def test_both_views_of_a_provider_agree_on_its_state_and_what_is_spent_today(queue: Queue) -> None:
+    with queue.connection.transaction():  # one moment: no midnight comes in between
+        both_views_of_a_provider_agree(queue)
+
+
+def both_views_of_a_provider_agree(queue: Queue) -> None:
     queue.do("insert into dreamcut_providers (name, daily_limit_usd) values ('fal', 10), ('other', 1)")
     queue.do(
         "insert into dreamcut_provider_calls (job_id, claim, worker_id, provider, endpoint, status, "

@@ -12,6 +12,7 @@ import anyio
 import psycopg
 import pytest
 
+from dreamcuts.worker import slots
 from dreamcuts.worker.worker import Worker
 from tests.support import Queue, until
 from tests.worker.play import Play, options, tools
@@ -27,6 +28,12 @@ def queue(connection: psycopg.Connection[Any]) -> Queue:
 @pytest.fixture
 def play() -> Play:
     return Play()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in a worker for a slot waits for as long as it takes: no stall hands it back."""
+    monkeypatch.setattr(slots, "LONGEST_WAIT_S", 3600.0)
 
 
 @pytest.fixture

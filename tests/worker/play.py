@@ -1,7 +1,7 @@
 """A job type whose payload says what is to happen, for the tests of the worker around it.
 
-Run as a program it is a worker process with that type: `python -m tests.worker.play DSN FOLDER`. There a job
-of `do: "wait"` waits until the file `FOLDER/go` exists.
+Run as a program it is a worker process with that type: `python -m tests.worker.play DSN FOLDER LEASE_S`.
+There a job of `do: "wait"` waits until the file `FOLDER/go` exists.
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ def options(slots: Mapping[str, int], **changes: Any) -> WorkerOptions:
 
 
 def main() -> None:
-    dsn, folder = sys.argv[1], Path(sys.argv[2])
+    dsn, folder, lease_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     setup_logging("INFO", "text")
     play = Play(go_file=folder / "go")
-    chosen = options({"work": 2}, lease=1.0, end_process=end_process)
+    chosen = options({"work": 2}, lease=lease_s, end_process=end_process)
     worker = Worker(dsn, {"work": play}, chosen, tools(folder / "assets"))
     anyio.run(lambda: worker.run(handle_signals=True))
 

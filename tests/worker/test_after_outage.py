@@ -17,7 +17,7 @@ from tests.worker.test_running import do, status
 
 pytestmark = pytest.mark.anyio
 
-LEASE_S = 4.0
+LEASE_S = 8.0
 """Of the worker: so long it waits for the others, from the time when Postgres answers again."""
 OTHERS_LEASE_S = 0.5
 

@@ -154,7 +154,8 @@ async def test_a_claim_that_is_answered_after_the_lease_is_over_is_handed_back(
         await until(lambda: play.active == 1)
         play.go.set()
         await until(lambda: status(queue, job) == ["completed"])
-    assert (queue.job(job)["attempts"], queue.job(job)["claims"]) == (1, 2)
+    # The short lease may have run out once more meanwhile: that costs claims, and no attempt.
+    assert queue.job(job)["attempts"] == 1 and queue.job(job)["claims"] >= 2
 
 
 async def test_a_result_whose_answer_is_lost_counts_as_written(

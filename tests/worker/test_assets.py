@@ -62,7 +62,7 @@ async def test_a_worker_that_lost_its_job_does_not_overwrite_what_the_heir_store
     _, jobs = queue.graph({"voice": []}, payload=do("make", number=1))
     job = jobs["voice"]
     # It does not hear that the job is not its own any more, and has no slot to claim it again.
-    async with start(slots=1, types=(play,), heartbeat=20, listen=False) as ghost:
+    async with start(slots=1, types=(play,), heartbeat=3600, lease=7200, listen=False) as ghost:
         await until(lambda: play.active == 1)
         queue.release(job)
         async with start(types=(play,)):

@@ -17,7 +17,7 @@ from dreamcuts.queue.store import Lookout, Store
 from dreamcuts.worker import claiming, slots
 from dreamcuts.worker.worker import Worker
 from tests.support import Queue, until
-from tests.worker.conftest import Start, until_listening
+from tests.worker.conftest import Start
 from tests.worker.play import Play
 from tests.worker.test_running import completed, do, status
 
@@ -42,9 +42,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits in a worker waits for as long as it takes."""
-    monkeypatch.setattr(slots, "LONGEST_WAIT_S", HOUR_S)
+def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is claimed ahead, however long the last jobs took on a machine that stalls."""
+    monkeypatch.setattr(slots, "HORIZON_S", HOUR_S)
 
 
 def fill(queue: Queue, number: int, payload: Jsonb, prefix: str = "j") -> list[UUID]:
@@ -65,7 +65,10 @@ def waiting(worker: Worker) -> list[UUID]:
 async def until_jobs_wait_behind_one(
     queue: Queue, play: Play, worker: Worker, number: int = 20
 ) -> tuple[UUID, list[UUID]]:
-    """Short jobs make the worker claim ahead; then comes one that takes long, and others are behind it."""
+    """Short jobs make the worker claim ahead; then comes one that takes long, and others are behind it.
+
+    For tests of a `greedy` worker: all of them are held.
+    """
     with queue.connection.transaction():
         fill(queue, 200, do("quick"), "quick")
         (long,) = fill(queue, 1, do("wait"), "long")
@@ -117,13 +120,15 @@ async def test_of_long_jobs_each_worker_gets_its_share_at_once(start: Start, que
 
 
 async def test_what_waits_behind_a_job_that_takes_long_goes_back_and_another_worker_runs_it(
-    start: Start, queue: Queue, play: Play
+    start: Start, queue: Queue, play: Play, greedy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper = Play()
     async with start(slots=1) as worker:
         long, behind = await until_jobs_wait_behind_one(queue, play, worker)
         held = waiting(worker)
+        monkeypatch.setattr(slots, "LONGEST_WAIT_S", 0.01)
         await until(lambda: not waiting(worker) and set(status(queue, *behind)) == {"pending"})
+        monkeypatch.setattr(slots, "LONGEST_WAIT_S", HOUR_S)
         assert {queue.job(job)["attempts"] for job in behind} == {0}
         async with start(slots=1, types=(helper,)):
             await until(lambda: set(status(queue, *behind)) == {"completed"})
@@ -138,7 +143,7 @@ async def test_what_waits_behind_a_job_that_takes_long_goes_back_and_another_wor
 
 
 async def test_a_drain_hands_back_what_waits_at_once(
-    start: Start, queue: Queue, play: Play, patient: None
+    start: Start, queue: Queue, play: Play, greedy: None
 ) -> None:
     async with start(slots=1) as worker:
         long, behind = await until_jobs_wait_behind_one(queue, play, worker)
@@ -153,7 +158,7 @@ async def test_a_drain_hands_back_what_waits_at_once(
 
 
 async def test_a_job_that_is_cancelled_while_it_waits_does_not_run(
-    start: Start, queue: Queue, play: Play, patient: None
+    start: Start, queue: Queue, play: Play, greedy: None
 ) -> None:
     async with start(slots=1) as worker:
         await until_jobs_wait_behind_one(queue, play, worker)
@@ -168,13 +173,14 @@ async def test_a_job_that_is_cancelled_while_it_waits_does_not_run(
 
 
 async def test_a_job_that_is_released_while_it_waits_runs_once(
-    start: Start, queue: Queue, play: Play, patient: None
+    start: Start, queue: Queue, play: Play, greedy: None
 ) -> None:
     async with start(slots=1) as worker:
         await until_jobs_wait_behind_one(queue, play, worker)
-        released = waiting(worker)[-1]
+        lane = worker._slots.lanes["work"].waiting
+        entry, released = lane[-1], lane[-1].job.id
         queue.release(released)
-        await until(lambda: queue.job(released)["claims"] == 2 or released not in waiting(worker))
+        await until(lambda: entry not in lane)  # it may be there under its next claim
         play.go.set()
         await until(lambda: completed(queue) == 221)
     assert play.runs.count(queue.job(released)["job_id"]) == 1
@@ -182,7 +188,7 @@ async def test_a_job_that_is_released_while_it_waits_runs_once(
 
 
 async def test_a_lost_lease_drops_what_waits_and_each_of_them_runs_once(
-    start: Start, queue: Queue, play: Play, patient: None
+    start: Start, queue: Queue, play: Play, greedy: None
 ) -> None:
     async with start(slots=1) as worker:
         long, _ = await until_jobs_wait_behind_one(queue, play, worker)
@@ -212,7 +218,7 @@ async def test_a_more_urgent_job_of_which_nobody_tells_starts_before_the_deep_qu
     monkeypatch.setattr(claiming, "RESCAN_SHARE", 1)  # where claims take long, it would be seldom
     fill(queue, 15000, do("quick"))
     async with start(slots=2, poll_interval=HOUR_S) as worker:
-        await until_listening(queue)
+        await until(worker._hears)  # until then each outcome is a reason to begin there
         await until(lambda: completed(queue) > 100)
         # As a notification that is lost with its connection: no trigger speaks.
         queue.run("set session_replication_role = replica")
@@ -230,8 +236,8 @@ async def test_without_that_it_would_be_the_last(
     monkeypatch.setattr(slots, "AT_ONCE_S", HOUR_S)
     monkeypatch.setattr(claiming, "RESCAN_S", HOUR_S)
     fill(queue, 3000, do("quick"))
-    async with start(slots=2, poll_interval=HOUR_S):
-        await until_listening(queue)
+    async with start(slots=2, poll_interval=HOUR_S) as worker:
+        await until(worker._hears)
         await until(lambda: completed(queue) > 50)
         queue.run("set session_replication_role = replica")
         urgent = queue.add(None, "urgent", payload=do("quick"), priority=20)

@@ -114,7 +114,10 @@ def test_what_a_look_finds_is_asked_for() -> None:
     assert [each.type for each in hunger.claim()] == ["work", "other"]
 
 
-def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive() -> None:
+def test_looks_become_rarer_while_there_is_nothing_and_notifications_arrive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     hunger = Hunger("work", poll_s=1.0)
     hunger.claim()
     appetite = hunger.appetite
@@ -149,7 +152,8 @@ def test_a_job_that_ends_is_a_reason_to_claim_only_where_a_provider_has_a_limit(
     assert hunger.claim() == (Lookout("work", SLOTS),)
 
 
-def test_only_a_worker_in_a_flood_does_without_being_woken() -> None:
+def test_only_a_worker_in_a_flood_does_without_being_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     hunger = Hunger("work", "other")
     first = hunger.ask()
     assert first.waits

@@ -71,11 +71,11 @@ async def test_a_worker_goes_on_when_postgres_takes_writes_again(
         more = queue.add(None, payload=do("quick"))
         await until(lambda: status(queue, more) == ["completed"])
     assert {queue.job(job)["claims"] for job in jobs} == {1}
-    # A line per change of state, however many tries were refused. A session that only looked finds out later
-    # than the others that it takes no writes, so there may be a second outage.
+    # A line per change of state, however many tries were refused. Heartbeats, outcomes and claims have a
+    # session each, which may find out later than the others that it takes no writes: an outage each at most.
     lines = re.findall("The database (does not answer|is back)", caplog.text)
     assert lines == ["does not answer", "is back"] * (len(lines) // 2)
-    assert len(lines) in (2, 4)
+    assert len(lines) in (2, 4, 6)
 
 
 @pytest.fixture

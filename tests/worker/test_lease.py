@@ -36,7 +36,7 @@ async def test_a_worker_that_was_declared_lost_comes_back_and_drops_what_it_had(
         await until(lambda: queue.value("select count(*) from dreamcut_workers where state = 'live'") == 1)
         await until(lambda: play.ended == ["a"])
         queue.run("update dreamcut_workers set lease_expires_at = now() where id = %s", first)
-        if queue.job(job)["status"] == "processing":
+        if queue.job(job)["worker_id"] == first:
             queue.release(job)
         queue.come_due()
         await until(lambda: play.runs == ["a", "a"])
@@ -155,14 +155,14 @@ async def test_a_heartbeat_that_is_late_does_not_stop_the_job_s_next_claim(
 
 @pytest.mark.parametrize("function", ["dreamcut_claim_jobs", "dreamcut_heartbeat"])
 async def test_a_function_that_is_away_during_a_migration_costs_no_job(
-    start: Start, queue: Queue, play: Play, function: str
+    start: Start, queue: Queue, play: Play, function: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = queue.add(None, "a", payload=do("wait"))
-    async with start() as worker:
+    async with start():
         await until(lambda: play.active == 1)
         queue.run(f"alter function {function} rename to away")
         more = queue.add(None, "b")
-        await until(lambda: worker._outage._since is not None)
+        await until(lambda: "The database does not answer" in caplog.text)
         queue.run(f"alter function away rename to {function}")
         await until(lambda: status(queue, more) == ["completed"])
         play.go.set()
@@ -187,14 +187,18 @@ async def test_a_lease_that_runs_out_while_the_database_is_away_stops_the_jobs(
 ) -> None:
     job = queue.add(None, "a", payload=do("wait"), max_attempts=1)
     name = database.rsplit("/", 1)[1]
-    async with start(lease=0.5):
+    async with start(lease=0.5) as worker:
         await until(lambda: play.active == 1)
+        first = worker._lease.worker
         with psycopg.connect(database.rsplit("/", 1)[0] + "/postgres", autocommit=True) as outside:
             outside.execute(f'alter database "{name}" allow_connections false')
             queue.rows(KILL)
-            await until(lambda: play.ended == ["a"])  # others might be running it by now
+            await until(lambda: play.active == 0)  # others might be running it by now
             outside.execute(f'alter database "{name}" allow_connections true')
-        await until(lambda: play.runs == ["a", "a"])  # nobody else took it: the lease still held
+        await until(lambda: play.active == 1)  # nobody else took it: the lease still held
         play.go.set()
         await until(lambda: status(queue, job) == ["completed"])
-    assert (queue.job(job)["attempts"], queue.job(job)["claims"]) == (1, 2)
+        assert worker._lease.worker == first
+    # On a machine that stalls the short lease runs out more often: that costs claims, and no attempt.
+    assert queue.job(job)["attempts"] == 1
+    assert queue.job(job)["claims"] == len(play.runs) >= 2

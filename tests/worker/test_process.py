@@ -18,7 +18,7 @@ from tests.support import Queue, wait_until
 from tests.worker.test_running import do, status
 
 REPOSITORY = Path(__file__).parents[2]
-Spawn = Callable[[], "subprocess.Popen[bytes]"]
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def queue(connection: psycopg.Connection[Any]) -> Queue:
 
 @pytest.fixture
 def spawn(database: str, tmp_path: Path) -> Iterator[Spawn]:
-    """Starts worker processes, of which none is left at the end."""
+    """`spawn(lease_s=...)` starts worker processes, of which none is left at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(lease_s: float = 60.0) -> subprocess.Popen[bytes]:
         with (tmp_path / f"log{len(started)}").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.worker.play", database, str(tmp_path)],
+                [sys.executable, "-m", "tests.worker.play", database, str(tmp_path), str(lease_s)],
                 cwd=REPOSITORY,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
                 stdout=log,
@@ -57,6 +57,7 @@ def test_a_killed_worker_s_job_is_rescued_and_its_outcome_written_once(
     wait_until((tmp_path / "a.1").exists, "the job to start")
     first.send_signal(signal.SIGKILL)
     first.wait()
+    queue.expire(queue.job(jobs["a"])["worker_id"])
     spawn()
     wait_until(lambda: queue.job(jobs["a"])["error_class"] == "stalled", "the rescue")
     queue.come_due()
@@ -76,6 +77,7 @@ def test_a_frozen_worker_wakes_up_without_harm(spawn: Spawn, queue: Queue, tmp_p
     first = spawn()
     wait_until((tmp_path / "a.1").exists, "the job to start")
     first.send_signal(signal.SIGSTOP)
+    queue.expire(queue.job(job)["worker_id"])
     spawn()
     wait_until(lambda: queue.job(job)["error_class"] == "stalled", "the rescue")
     queue.come_due()
@@ -96,7 +98,7 @@ def test_a_job_that_hangs_the_event_loop_for_good_ends_its_process(
     """Nothing in that process could do it: the loop does not turn. What it held is another's."""
     soon = Jsonb({"backoffSeconds": 0.1})
     fellow = queue.add(None, "fellow", payload=do("wait"), retry_policy=soon, max_attempts=1)
-    first = spawn()
+    first = spawn(lease_s=3.0)  # it ends when it has hung for longer than that
     wait_until((tmp_path / "fellow.1").exists, "the fellow to start")
     hanging = queue.add(None, "hanging", payload=do("hang_once"), retry_policy=soon, max_attempts=1)
     wait_until(lambda: queue.job(hanging)["claims"] == 1, "the job to start")

@@ -171,7 +171,7 @@ async def test_notifications_wake_it_long_before_its_next_poll(start: Start, que
 async def test_two_workers_share_five_hundred_jobs_and_each_runs_once(start: Start, queue: Queue) -> None:
     queue.run(
         """insert into dreamcut_jobs (type, job_id, payload)
-           select 'work', 'j' || n, '{"do": "quick"}' from generate_series(1, 500) n"""
+           select 'work', 'j' || n, '{"do": "wait"}' from generate_series(1, 500) n"""
     )
     first, second = Play(), Play()
     # Not ahead: one of them might take all of it at once.
@@ -179,11 +179,13 @@ async def test_two_workers_share_five_hundred_jobs_and_each_runs_once(start: Sta
         start(slots=20, types=(first,), claim_ahead=False),
         start(slots=20, types=(second,), claim_ahead=False),
     ):
+        await until(lambda: first.active == second.active == 20)  # or one of them might run them all
+        first.go.set()
+        second.go.set()
         await until(lambda: completed(queue) == 500)
     assert len(first.runs) + len(second.runs) == 500
     assert len({*first.runs, *second.runs}) == 500
     assert queue.value("select max(claims) from dreamcut_jobs") == 1
-    assert first.runs and second.runs
 
 
 async def test_it_says_how_it_stands(start: Start, queue: Queue, play: Play) -> None:

@@ -36,8 +36,8 @@ class Stubborn(Play):
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending, "STOP_GRACE_S", 0.3)
-    monkeypatch.setattr(ending, "LAST_GRACE_S", 0.1)
+    monkeypatch.setattr(ending, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(ending, "LAST_GRACE_S", 0.5)
 
 
 @pytest.mark.parametrize("how", ["told twice", "the timeout is over"])
@@ -73,6 +73,26 @@ async def test_the_process_is_ended_after_everything_else_is_written(
     assert queue.job(waiting)["attempts"] == 0
     said = [line.getMessage() for line in caplog.records if line.levelno >= logging.ERROR]
     assert said == ["Jobs do not stop and will be rescued: stuck"]
+
+
+async def test_no_heartbeat_takes_the_lease_again_that_was_given_up(start: Start, queue: Queue) -> None:
+    """While the process is about to end, its loops still turn."""
+    play = Stubborn()
+    queue.add(None, payload=do("thread"))
+    ended = anyio.Event()
+    try:
+        async with start(types=(play,), end_process=ended.set) as worker:
+            await until(lambda: play.active == 1)
+            worker.drain()
+            worker.drain()
+            await ended.wait()
+            worker._lease.beat_soon()
+            with anyio.move_on_after(0.5):
+                await until(lambda: not queue.row(LEAVING)["is_over"])
+                pytest.fail("it lives on")
+            play.free.set()
+    finally:
+        play.free.set()
 
 
 async def test_a_process_whose_jobs_stop_is_not_ended(start: Start, queue: Queue, play: Play) -> None:

@@ -21,6 +21,7 @@ from dreamcuts.worker import slots
 from tests.support import DEADLINE_S, Queue, until
 from tests.worker.conftest import Start
 from tests.worker.play import Play, PlayPayload
+from tests.worker.test_locks import WAITING
 from tests.worker.test_running import do, status
 
 pytestmark = pytest.mark.anyio
@@ -122,19 +123,36 @@ async def test_one_that_stops_when_told_costs_no_worker(
     assert queue.job(job)["error_class"] == "timed_out"
 
 
+async def test_a_stop_of_the_whole_process_takes_no_job_s_time_to_end(
+    start: Start, queue: Queue, deaf: Deaf
+) -> None:
+    """As after a laptop's sleep: the time is over for long when the worker looks, and nobody was told yet."""
+    deaf.time_limit = timedelta(hours=1)
+    job = queue.add(None, type="deaf", payload=do("wait"), max_attempts=1)
+    async with start(types=(deaf,)) as worker:
+        await until(lambda: deaf.active == 1)
+        worker._slots.lanes["deaf"].limit_s = -10 * STUBBORN_S
+        await until(lambda: status(queue, job) == ["failed"])
+        assert worker.is_running() and not worker.wants_restart()
+    assert queue.job(job)["error_class"] == "timed_out"
+
+
 async def test_one_that_has_ended_and_only_waits_for_the_database_is_not_stubborn(
     start: Start, queue: Queue, deaf: Deaf, database: str
 ) -> None:
     """What is paid is being written down; that takes as long as the database takes."""
+    deaf.time_limit = timedelta(hours=1)
     job = queue.add(None, type="deaf", payload=do("slow_ticket"), max_attempts=1)
     async with start(types=(deaf,)) as worker:
         await until(lambda: "begun" in deaf.runs)
-        began = time.monotonic()
         with psycopg.connect(database) as holder:
             holder.execute("select from dreamcut_provider_calls for update")
             deaf.go.set()
+            await until(lambda: queue.value(WAITING, "%submitted_call%") == 1)
+            worker._slots.lanes["deaf"].limit_s = 0.0
             await until(lambda: deaf.active == 0)  # it was told that its time is over
-            await until(lambda: time.monotonic() > began + LIMIT_S + STUBBORN_S + 10 * TICK_S)
+            told = time.monotonic()
+            await until(lambda: time.monotonic() > told + STUBBORN_S + 10 * TICK_S)
             assert worker.is_running() and status(queue, job) == ["processing"]
             holder.rollback()
         await until(lambda: status(queue, job) == ["failed"])
