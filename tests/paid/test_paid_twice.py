@@ -158,7 +158,7 @@ def _failing(times: int, error: Exception) -> tuple[Any, list[Exception]]:
 async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
     ledger: Ledger, sandbox: Sandbox, work: Work
 ) -> None:
-    sandbox.fail("delay", provider="fal", method="POST", seconds=1.0)
+    sandbox.fail("hold", provider="fal", method="POST")
     job = image(ledger)
     worker = work(image=2)  # the second claim does not wait for the first one's slot
     async with anyio.create_task_group() as tasks:
@@ -168,6 +168,8 @@ async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
         ledger.cancel(job)
         await until(lambda: first._stop_reason == "cancelled")
         ledger.retry(job)
+        await until(lambda: ledger.job(job)["claims"] == 2)
+        sandbox.faults.clear()
         await completed(ledger, job)
         await until(lambda: not worker._slots.attempts)
         worker.drain()
