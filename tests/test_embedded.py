@@ -168,8 +168,8 @@ def test_taken_port_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ports = iter([taken.getsockname()[1], embedded._free_port()])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        free, ports = embedded._free_port, iter([taken.getsockname()[1]])
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports, None) or free())
         with EmbeddedPostgres(settings={"fsync": "off"}) as server:
             assert server.port != taken.getsockname()[1]
             assert count_tables(server.dsn()) == 0
