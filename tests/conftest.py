@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from pytest_postgresql.janitor import DatabaseJanitor
@@ -20,6 +21,13 @@ from dreamcuts.db.migrate import migrate
 from dreamcuts.embedded import EmbeddedPostgres
 from dreamcuts.sandbox import Sandbox
 from tests.postgres_guard import guarded
+
+# A machine that is busy for a moment says nothing about a property. The rest is as it is without: where the
+# variable CI is set, the examples are the same each time.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 TEST_SETTINGS = {
     "fsync": "off",

@@ -49,14 +49,15 @@ def finish(client: httpx.Client, edit: dict[str, Any], env: str = "stage") -> di
 
 
 def settle(client: httpx.Client, render: str, env: str = "stage") -> dict[str, Any]:
-    deadline = time.monotonic() + 30
+    deadline, pause = time.monotonic() + 60, 0.2
     while True:
         answer: dict[str, Any] = client.get(f"/edit/{env}/render/{render}").json()["response"]
         if answer["status"] in ("done", "failed"):
             return answer
         assert answer["status"] in ("queued", "fetching", "preprocessing", "rendering", "saving")
         assert "url" not in answer and time.monotonic() < deadline
-        time.sleep(0.2)  # polls count in the rate window
+        time.sleep(pause)  # polls count in the rate window
+        pause = min(pause * 1.5, 2.0)
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong"])
