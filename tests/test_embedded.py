@@ -55,7 +55,7 @@ def start_owner(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
@@ -149,7 +149,7 @@ def test_interrupted_owner_leaves_no_process(folder: Path, moment: str) -> None:
     else:
         assert owner.stdout.readline() == "ready\n"
     owner.send_signal(signal.SIGINT)
-    owner.communicate(timeout=30)
+    owner.communicate(timeout=60)
     assert not servers_of(folder)
     assert not (folder / "data.new").exists()
     with EmbeddedPostgres(folder) as server:

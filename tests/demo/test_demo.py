@@ -102,7 +102,7 @@ def read_until_it_works(process: subprocess.Popen[str]) -> None:
 
 def test_demo_makes_the_film(checkout: Path) -> None:
     demo = start(checkout)
-    output, _ = demo.communicate(timeout=180)
+    output, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, output
     film = checkout / "out" / "demo.mp4"
     media = asyncio.run(probe(str(film)))
@@ -197,7 +197,7 @@ def test_two_demos_side_by_side_do_not_disturb_each_other(checkout: Path, other_
         for folder, seconds in lengths.items()
     }
     for folder, demo in demos.items():
-        output, _ = demo.communicate(timeout=180)
+        output, _ = demo.communicate(timeout=300)
         assert demo.returncode == 0, output
         media = asyncio.run(probe(str(folder / "out" / "demo.mp4")))
         assert media.duration == pytest.approx(lengths[folder], abs=0.1)
