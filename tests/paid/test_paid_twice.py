@@ -28,7 +28,7 @@ from dreamcuts.worker.tools import Tools
 from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import SRPO, Work, calls_of, completed, image, posts
+from tests.paid.conftest import SRPO, Work, beats, calls_of, completed, image, posts
 from tests.support import is_blocked, until
 
 pytestmark = pytest.mark.anyio
@@ -169,6 +169,7 @@ async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
         await until(lambda: first._stop_reason == "cancelled")
         ledger.retry(job)
         await until(lambda: ledger.job(job)["claims"] == 2)
+        await beats(worker, 3)  # time enough to send a request of its own
         sandbox.faults.clear()
         await completed(ledger, job)
         await until(lambda: not worker._slots.attempts)

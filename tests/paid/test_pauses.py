@@ -18,7 +18,7 @@ from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.tools import Tools
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import Work, calls_of, completed, image, posts
+from tests.paid.conftest import Work, beats, calls_of, completed, image, posts
 from tests.support import until
 
 pytestmark = pytest.mark.anyio
@@ -105,6 +105,8 @@ async def test_an_answer_that_comes_after_the_job_s_patience_is_used_by_its_next
             ledger.cancel(job)
             ledger.retry(job)
             await until(lambda: worker._slots.attempts.get(job) is not first)
+        await until(lambda: ledger.job(job)["claims"] == 2)
+        await beats(worker, 3)  # time enough to send a request of its own
         sandbox.faults.clear()
         await completed(ledger, job)
         worker.drain()

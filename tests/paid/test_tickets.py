@@ -18,7 +18,7 @@ from dreamcuts.worker.tickets import Tickets
 from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import SRPO, Work, calls_of, closed, completed, image, posts
+from tests.paid.conftest import SRPO, Work, beats, calls_of, closed, completed, image, posts
 from tests.support import until
 
 pytestmark = pytest.mark.anyio
@@ -82,18 +82,12 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
                 await until(lambda: ledger.job(job)["status"] == "pending" or ledger.job(job)["claims"] == 2)
                 assert calls_of(ledger, job)[0]["request_id"] is None
             else:
-                await _beats(worker, 3)
+                await beats(worker, 3)
                 assert ledger.job(job)["claims"] == 1 and ledger.job(job)["status"] == "processing"
             holder.rollback()
         await completed(ledger, job)
         worker.drain()
     assert ledger.job(job)["claims"] == 2 and posts(sandbox) == 1
-
-
-async def _beats(worker: Worker, count: int) -> None:
-    for _ in range(count):
-        last = worker._lease.last_beat
-        await until(lambda last=last: worker._lease.last_beat > last)
 
 
 async def test_an_open_call_is_seen_with_a_ticket_that_is_on_its_way(
