@@ -14,6 +14,7 @@ how often the rule acts (default 1, null for ever). The first rule that fits act
     drop_before   close the connection without carrying the request out
     drop_after    carry the request out (and bill it), then close the connection without an answer
     delay         wait `seconds`, then go on as usual
+    hold          wait until the rules are dropped (`DELETE /_sandbox/faults`), then go on as usual
     outcome       fal only, for a submit: accept it, and let its result be `status`, `headers` and `body`
 
 *Markers* are words in a prompt or text, handy in a manifest: `sandbox:content_policy` and the others of
@@ -30,7 +31,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["status", "hang", "drop_before", "drop_after", "delay", "outcome"]
+Kind = Literal["status", "hang", "drop_before", "drop_after", "delay", "hold", "outcome"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
@@ -86,6 +87,8 @@ class Faults:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._rules: list[Rule] = []
+        self.cleared = 0
+        """How often the rules were dropped: what was held when it was less goes on."""
 
     def add(self, rule: Rule) -> Rule:
         """Put a rule in force behind those that are; returns it with its id."""
@@ -95,9 +98,10 @@ class Faults:
             return numbered
 
     def clear(self) -> None:
-        """Drop all rules."""
+        """Drop all rules, and let go what is held."""
         with self._lock:
             self._rules.clear()
+            self.cleared += 1
 
     def rules(self) -> list[Rule]:
         """The rules still in force; `times` is what is left of it."""

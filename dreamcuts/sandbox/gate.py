@@ -10,13 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dreamcuts.sandbox.faults import Fault
-from dreamcuts.sandbox.state import RequestEntry, SandboxState
+from dreamcuts.sandbox.state import SandboxState
 
 TRANSPORT = "dreamcuts.transport"
 """Name of the ASGI extension through which the gate reaches the connection."""
 
 OUTCOME = "dreamcuts.outcome"
 """Scope key under which a fault of the kind `outcome` is handed to fal's submit."""
+
+HOLD_LOOK_S = 0.01
+"""Rules are dropped in any thread, so a request that is held looks this often."""
 
 KEY_HEADERS = {b"xi-api-key", b"authorization", b"x-api-key", b"apikey"}
 
@@ -60,18 +63,20 @@ class Gate:
             await self.app(scope, receive, noting_send)
             return
         messages, body = await _read_all(receive)
+        cleared = self.state.faults.cleared
         fault = self.state.faults.take(provider, method, path, body)
         replay = _replay(messages, receive)
         if fault is None:
             await self.app(scope, replay, noting_send)
         else:
-            await self._fail(fault, scope, replay, noting_send, entry)
+            await self._fail(fault, cleared, scope, replay, noting_send)
 
-    async def _fail(
-        self, fault: Fault, scope: Scope, receive: Receive, send: Send, entry: RequestEntry
-    ) -> None:
+    async def _fail(self, fault: Fault, cleared: int, scope: Scope, receive: Receive, send: Send) -> None:
         if fault.kind == "delay":
             await self._pause(fault.seconds or 0.0)
+            await self.app(scope, receive, send)
+        elif fault.kind == "hold":
+            await self._hold(cleared)
             await self.app(scope, receive, send)
         elif fault.kind == "status":
             await _answer(fault, send)
@@ -92,6 +97,11 @@ class Gate:
             await asyncio.wait_for(self.state.closing.wait(), seconds)
         except TimeoutError:
             return
+
+    async def _hold(self, cleared: int) -> None:
+        """Wait until the rules are dropped once more than `cleared` times, or the sandbox stops."""
+        while self.state.faults.cleared == cleared and not self.state.closing.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(HOLD_LOOK_S)
 
     async def _hang(self, seconds: float | None, scope: Scope, receive: Receive) -> None:
         """Answer nothing until the client leaves, the time is over or the sandbox stops; then cut."""

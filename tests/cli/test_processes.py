@@ -97,7 +97,7 @@ def test_work_serves_its_health_and_stops_on_sigterm(environment: dict[str, str]
             ("image", 4),
         ]
         worker.send_signal(signal.SIGTERM)
-        _, errors = worker.communicate(timeout=30)
+        _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 0, errors
     assert "Traceback" not in errors
 
@@ -109,7 +109,7 @@ def test_taken_health_port_is_one_line(environment: dict[str, str]) -> None:
         port = str(taken.getsockname()[1])
         environment |= {"ENABLE_HEALTH_CHECK": "true", "HEALTH_CHECK_PORT": port}
         with running("work", "--types", "tts", env=environment) as worker:
-            _, errors = worker.communicate(timeout=30)
+            _, errors = worker.communicate(timeout=60)
     assert worker.returncode == 2
     assert "HEALTH_CHECK_PORT" in errors
     assert "Traceback" not in errors
@@ -150,7 +150,7 @@ def test_sandbox_prints_lines_for_the_shell_and_ends_on_sigterm(tmp_path: Path) 
         )
         assert answer.status_code == 200
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
 
 
@@ -159,6 +159,6 @@ def test_sandbox_on_a_taken_port_is_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with running("sandbox", "--port", str(taken.getsockname()[1]), env=dict(os.environ)) as process:
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "Choose another --port" in errors and "Traceback" not in errors

@@ -90,7 +90,7 @@ def test_claims_and_writes_go_on_while_it_waits_for_an_open_transaction(
 ) -> None:
     name = add("title.concurrent", CREATE)
     # A role's own limits must not cut the wait off.
-    runner = Runner(f"{database}?options=-c%20lock_timeout%3D50ms%20-c%20statement_timeout%3D200ms")
+    runner = Runner(f"{database}?options=-c%20lock_timeout%3D1s%20-c%20statement_timeout%3D2s")
     pid = wait_until(lambda: builder(connection), "the build to wait for the writer")
     queue = Queue(connection)
     connection.execute("set statement_timeout = '20s'")
@@ -99,7 +99,7 @@ def test_claims_and_writes_go_on_while_it_waits_for_an_open_transaction(
         worker = queue.worker()
         (held,) = queue.claim(worker)
         queue.complete(worker, held)
-    connection.execute("select pg_sleep(0.3)")  # longer than both limits
+    connection.execute("select pg_sleep(2.1)")  # longer than both limits
     assert builder(connection) == pid
     with pytest.raises(DatabaseError, match=r"lacks migrations: .*_title"):
         status(database).check()

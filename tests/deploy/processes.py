@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 class Process:
@@ -52,7 +52,10 @@ class Process:
         """Send a signal, if one is given, and wait for the end; returns the exit code."""
         if number is not None:
             self.popen.send_signal(number)
-        code = self.popen.wait(DEADLINE_S)
+        try:
+            code = self.popen.wait(DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it still runs:\n{self.log}") from None
         self._reader.join(DEADLINE_S)
         return code
 

@@ -226,16 +226,18 @@ async def test_an_unusable_file_gives_way(studio: Any) -> None:
 
 
 async def test_a_request_that_takes_too_long_is_cancelled_and_gives_way(studio: Any) -> None:
-    stuck = Step("fal", SRPO, "flux-srpo", Request({"prompt": "sandbox:stuck"}))
-    other = Step("fal", NANO, "nano-banana", Request({"prompt": "A lighthouse"}))
+    stuck = Step("fal", NANO, "nano-banana", Request({"prompt": "sandbox:stuck"}))
+    # Small, so that it is made well within the limit.
+    small = {"prompt": "A lighthouse", "image_size": {"width": 64, "height": 64}}
+    other = Step("fal", SRPO, "flux-srpo", Request(small))
 
     async def collect(step: Step, done: Done) -> Collected[str]:
         return Collected(done.output["images"][0]["url"])
 
     context = studio.context("gen_image_falai", {}, attempt=2)
-    outcome = await run_chain(context, [stuck, other], poll_s=0.02, collect=collect, limit_s=2.0)
+    outcome = await run_chain(context, [stuck, other], poll_s=0.02, collect=collect, limit_s=3.0)
 
-    assert outcome.step.endpoint == NANO
+    assert outcome.step.endpoint == SRPO
     assert [call.status for call in studio.calls.rows] == ["cancelled", "succeeded"]
     assert len(studio.sandbox.requests.entries("fal", "PUT", "/cancel")) == 1
     assert len(studio.sandbox.bills("fal")) == 1

@@ -44,7 +44,7 @@ def test_five_failures_in_a_row_pause_it_and_four_do_not(ledger: Ledger) -> None
     fail(ledger, worker, held, "transient", 4)
     assert (ledger.provider()["state"], ledger.provider()["failures_in_a_row"]) == ("ok", 4)
     fail(ledger, worker, held, "overloaded")
-    assert ledger.provider()["state"] == "paused" and 25 < seconds_left(ledger) <= 30
+    assert ledger.provider()["state"] == "paused" and 20 < seconds_left(ledger) <= 30
 
 
 @pytest.mark.parametrize(

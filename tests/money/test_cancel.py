@@ -54,6 +54,8 @@ async def test_a_cancel_reaches_fal_and_ends_the_polling_within_a_heartbeat(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run, worker)
         await until(lambda: len(entries("GET", "/status")) >= 2)
+        if listen:  # else the word would be lost, and the next heartbeat is far
+            await until(lambda: worker._listener is not None and worker._listener.hears)
         ledger.cancel(job)
         await until(lambda: entries("PUT", "/cancel"))
         await until(

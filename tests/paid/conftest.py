@@ -96,5 +96,12 @@ def calls_of(ledger: Ledger, job: UUID) -> list[dict[str, Any]]:
     return ledger.rows("select * from dreamcut_provider_calls where job = %s order by created_at", job)
 
 
+async def beats(worker: Worker, count: int) -> None:
+    """Wait for so many heartbeats."""
+    for _ in range(count):
+        last = worker._lease.last_beat
+        await until(lambda last=last: worker._lease.last_beat > last)
+
+
 async def completed(ledger: Ledger, job: UUID) -> None:
     await until(lambda: ledger.job(job)["status"] == "completed")

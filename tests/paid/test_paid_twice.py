@@ -28,7 +28,7 @@ from dreamcuts.worker.tools import Tools
 from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import SRPO, Work, calls_of, completed, image, posts
+from tests.paid.conftest import SRPO, Work, beats, calls_of, completed, image, posts
 from tests.support import is_blocked, until
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,7 @@ def _failing(times: int, error: Exception) -> tuple[Any, list[Exception]]:
 async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
     ledger: Ledger, sandbox: Sandbox, work: Work
 ) -> None:
-    sandbox.fail("delay", provider="fal", method="POST", seconds=1.0)
+    sandbox.fail("hold", provider="fal", method="POST")
     job = image(ledger)
     worker = work(image=2)  # the second claim does not wait for the first one's slot
     async with anyio.create_task_group() as tasks:
@@ -168,6 +168,9 @@ async def test_a_job_cancelled_and_retried_while_it_submits_pays_once(
         ledger.cancel(job)
         await until(lambda: first._stop_reason == "cancelled")
         ledger.retry(job)
+        await until(lambda: ledger.job(job)["claims"] == 2)
+        await beats(worker, 3)  # time enough to send a request of its own
+        sandbox.faults.clear()
         await completed(ledger, job)
         await until(lambda: not worker._slots.attempts)
         worker.drain()

@@ -18,7 +18,7 @@ from dreamcuts.worker.calls import StoredCalls
 from dreamcuts.worker.tools import Tools
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import Work, calls_of, completed, image, posts
+from tests.paid.conftest import Work, beats, calls_of, completed, image, posts
 from tests.support import until
 
 pytestmark = pytest.mark.anyio
@@ -59,8 +59,10 @@ async def test_a_worker_that_slept_past_its_lease_does_not_send(
         worker.drain()
     first, *others = calls_of(ledger, job)
     assert (first["id"], first["status"]) == (slept[0], "cancelled")
-    assert [call["status"] for call in others][-1] == "succeeded"
-    assert len(sandbox.requests.entries(provider, "POST")) == 1
+    ends = [call["status"] for call in others]
+    assert ends[-1] == "succeeded"
+    # One, unless the machine slept once more.
+    assert len(sandbox.requests.entries(provider, "POST")) == len(ends) - ends.count("cancelled")
     assert ledger.job(job)["claims"] >= 2
 
 
@@ -91,7 +93,7 @@ async def test_an_answer_that_comes_after_the_job_s_patience_is_used_by_its_next
 ) -> None:
     """fal takes long to accept, the job is cancelled and retried: the request is one."""
     monkeypatch.setattr(queued, "SUBMIT_GRACE_S", 0.0)
-    sandbox.fail("delay", provider="fal", method="POST", seconds=2.0)
+    sandbox.fail("hold", provider="fal", method="POST")
     job = image(ledger)
     worker = work(image=1)
     async with anyio.create_task_group() as tasks:
@@ -103,6 +105,9 @@ async def test_an_answer_that_comes_after_the_job_s_patience_is_used_by_its_next
             ledger.cancel(job)
             ledger.retry(job)
             await until(lambda: worker._slots.attempts.get(job) is not first)
+        await until(lambda: ledger.job(job)["claims"] == 2)
+        await beats(worker, 3)  # time enough to send a request of its own
+        sandbox.faults.clear()
         await completed(ledger, job)
         worker.drain()
     assert ledger.job(job)["claims"] == 2

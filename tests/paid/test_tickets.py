@@ -18,7 +18,7 @@ from dreamcuts.worker.tickets import Tickets
 from dreamcuts.worker.worker import Worker
 from tests.money.conftest import Ledger
 from tests.money.test_waiting import as_job
-from tests.paid.conftest import SRPO, Work, calls_of, closed, completed, image, posts
+from tests.paid.conftest import SRPO, Work, beats, calls_of, closed, completed, image, posts
 from tests.support import until
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ async def test_a_ticket_outlives_an_outage_and_its_attempt(
 ) -> None:
     """fal accepts, the database is away, the lease runs out: the job comes back and knows what it paid."""
     monkeypatch.setattr(queued, "SUBMIT_GRACE_S", 0.0)
-    sandbox.fail("delay", provider="fal", method="POST", seconds=0.5)
+    sandbox.fail("hold", provider="fal", method="POST")
     sandbox.options.fal_queue_seconds = 0.5
     job = image(ledger)
     worker = work(image=1, lease=1.5)
@@ -42,6 +42,7 @@ async def test_a_ticket_outlives_an_outage_and_its_attempt(
         tasks.start_soon(worker.run)
         await until(lambda: posts(sandbox) == 1)
         with closed(database, ledger):
+            sandbox.faults.clear()
             await until(lambda: "is accepted, but cannot be stored yet" in caplog.text)
             await until(lambda: worker._lease.is_suspended)
             await until(lambda: _stopped(worker, job))
@@ -50,7 +51,7 @@ async def test_a_ticket_outlives_an_outage_and_its_attempt(
     [call] = calls_of(ledger, job)
     assert call["status"] == "succeeded" and call["request_id"] in caplog.text
     assert posts(sandbox) == 1 and len(sandbox.bills("fal")) == 1
-    assert ledger.job(job)["claims"] == 2
+    assert ledger.job(job)["claims"] >= 2  # more, if the machine slept for a lease
 
 
 def _stopped(worker: Worker, job: UUID) -> bool:
@@ -63,7 +64,7 @@ def _stopped(worker: Worker, job: UUID) -> bool:
 async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
     ledger: Ledger, sandbox: Sandbox, work: Work, database: str, again: bool
 ) -> None:
-    sandbox.fail("delay", provider="fal", method="POST", seconds=0.5)
+    sandbox.fail("hold", provider="fal", method="POST")
     job = image(ledger)
     worker = work(image=1)
     async with anyio.create_task_group() as tasks:
@@ -72,6 +73,7 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
         first = worker._slots.attempts[job]
         with psycopg.connect(database) as holder:
             holder.execute("select from dreamcut_provider_calls for update")
+            sandbox.faults.clear()
             await until(lambda: worker._tools.tickets.of(job))
             first.stop("handed_back")
             await until(lambda: first._scope.cancelled_caught)
@@ -80,18 +82,12 @@ async def test_a_job_goes_back_when_its_ticket_is_stored_or_it_is_told_again(
                 await until(lambda: ledger.job(job)["status"] == "pending" or ledger.job(job)["claims"] == 2)
                 assert calls_of(ledger, job)[0]["request_id"] is None
             else:
-                await _beats(worker, 3)
+                await beats(worker, 3)
                 assert ledger.job(job)["claims"] == 1 and ledger.job(job)["status"] == "processing"
             holder.rollback()
         await completed(ledger, job)
         worker.drain()
     assert ledger.job(job)["claims"] == 2 and posts(sandbox) == 1
-
-
-async def _beats(worker: Worker, count: int) -> None:
-    for _ in range(count):
-        last = worker._lease.last_beat
-        await until(lambda last=last: worker._lease.last_beat > last)
 
 
 async def test_an_open_call_is_seen_with_a_ticket_that_is_on_its_way(

@@ -65,7 +65,7 @@ class Site:
             env={**os.environ, "PYTHONPATH": str(self.folder), **self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def dreamcuts(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

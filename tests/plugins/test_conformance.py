@@ -179,7 +179,7 @@ class Greedy(Typist):
 )
 def test_a_broken_promise_is_named(broken: type[Typist], problem: str) -> None:
     with pytest.raises(AssertionError, match=f"^{broken.__name__} breaks") as raised:
-        check_provider(broken, **GOOD, done_within_s=0.3)
+        check_provider(broken, **GOOD, done_within_s=0.3 if broken is Never else 30)
     assert f"  - {problem}" in str(raised.value)
 
 

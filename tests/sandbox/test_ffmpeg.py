@@ -103,7 +103,7 @@ def test_cancelling_kills_the_child(tmp_path: Path) -> None:
     asyncio.run(work())
 
 
-async def until(condition: object, seconds: float = 10.0) -> None:
+async def until(condition: object, seconds: float = 30.0) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():

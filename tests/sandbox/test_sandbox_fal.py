@@ -18,16 +18,16 @@ SMALL = {"prompt": "hills at dawn", "image_size": {"width": 64, "height": 64}}
 
 
 async def test_submit_status_result(fal: Any, http: httpx.AsyncClient, sandbox: Sandbox) -> None:
-    sandbox.options.fal_queue_seconds = 1.0
-    ticket = await fal.submit(SRPO, SMALL)
-    root = f"{sandbox.url}/fal/fal-ai/flux/requests/{ticket['request_id']}"
-    assert ticket["status"] == "IN_QUEUE"
-    assert (ticket["response_url"], ticket["status_url"]) == (root, f"{root}/status")
-    early = await fal.get(ticket["status_url"])
+    waiting = await fal.submit(SRPO, {**SMALL, "prompt": "sandbox:stuck"})
+    assert waiting["status"] == "IN_QUEUE"
+    early = await fal.get(waiting["status_url"])
     assert (early.status_code, early.json()["status"]) == (202, "IN_QUEUE")
     assert early.json()["queue_position"] == 0
-    not_yet = await fal.get(ticket["response_url"])
+    not_yet = await fal.get(waiting["response_url"])
     assert (not_yet.status_code, not_yet.json()["detail"]) == (400, "Request is still in progress")
+    ticket = await fal.submit(SRPO, SMALL)
+    root = f"{sandbox.url}/fal/fal-ai/flux/requests/{ticket['request_id']}"
+    assert (ticket["response_url"], ticket["status_url"]) == (root, f"{root}/status")
     result = await fal.wait(ticket)
     status = (await fal.get(ticket["status_url"])).json()
     assert status["status"] == "COMPLETED" and status["metrics"]["inference_time"] >= 0
@@ -36,18 +36,18 @@ async def test_submit_status_result(fal: Any, http: httpx.AsyncClient, sandbox: 
 
 
 async def test_through_fal_client(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox.options.fal_queue_seconds = 1.0
     environment = sandbox.environment()
     monkeypatch.setattr(fal_module, "QUEUE_URL_FORMAT", environment["FAL_QUEUE_URL"] + "/")
     client = fal_client.AsyncClient(key=environment["FAL_KEY"])
+    waiting = await client.submit(SRPO, arguments={**SMALL, "prompt": "sandbox:stuck"})
+    assert isinstance(await waiting.status(), fal_client.Queued)
     handle = await client.submit(SRPO, arguments=SMALL)
-    assert isinstance(await handle.status(), fal_client.Queued)
     output = await handle.get(interval=0.05)
     assert output["images"][0]["content_type"] == "image/jpeg"
     assert isinstance(await handle.status(), fal_client.Completed)
     resumed = await client.get_handle(SRPO, handle.request_id)
     assert (await resumed.get(interval=0.05))["seed"] == output["seed"]
-    assert len(sandbox.requests.entries("fal", "POST")) == 1
+    assert len(sandbox.requests.entries("fal", "POST")) == 2
     await (await client._client).aclose()
 
 

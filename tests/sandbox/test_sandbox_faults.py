@@ -100,6 +100,24 @@ async def test_delay_then_as_usual(fal: Any, sandbox: Sandbox) -> None:
     assert (await fal.submit(SRPO, SMALL))["status"] == "IN_QUEUE"
 
 
+async def test_hold_until_the_rules_are_dropped(fal: Any, http: httpx.AsyncClient, sandbox: Sandbox) -> None:
+    sandbox.fail("hold", provider="fal", method="POST")
+    answers: list[str] = []
+
+    async def submit() -> None:
+        answers.append((await fal.submit(SRPO, SMALL))["status"])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(submit)
+        with anyio.fail_after(30):
+            while not sandbox.requests.entries("fal", "POST") or sandbox.faults.rules():  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        assert (await http.get(f"{sandbox.url}/_sandbox/health")).status_code == 200
+        assert answers == [] and sandbox.bills() == []
+        await http.delete(f"{sandbox.url}/_sandbox/faults")
+    assert answers == ["IN_QUEUE"]
+
+
 async def test_outcome_of_a_request(fal: Any, sandbox: Sandbox) -> None:
     body = {"detail": "Runner failed", "error_type": "runner_server_error"}
     sandbox.fail(

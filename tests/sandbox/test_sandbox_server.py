@@ -89,7 +89,7 @@ def test_foreground_until_a_signal(number: signal.Signals) -> None:
         )
         assert models.status_code == 200
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()

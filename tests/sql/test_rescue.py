@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
+from tests.sql.interleaving import Meanwhile
 from tests.support import LEASE_LOST, Blocked, Queue, ids_of
 
-NO_WAITING = "set local statement_timeout = '1500ms'"
-"""Less than any lock timeout of the functions themselves."""
+
+def without_waiting(database: str, call: Callable[[Queue], Any]) -> Any:
+    """What the call returns, that waits for nobody who has a transaction open."""
+    with Meanwhile(database, call) as statement:
+        assert not statement.waited
+        return statement.result()
 
 
 def test_the_jobs_of_a_worker_whose_lease_ran_out_go_back(queue: Queue) -> None:
@@ -119,7 +125,7 @@ def test_two_rescuers_at_once_do_it_once(queue: Queue, another: Callable[[], Que
 
 
 def test_a_rescue_does_not_wait_for_an_outcome_being_written_and_leaves_it(
-    queue: Queue, another: Callable[[], Queue]
+    queue: Queue, another: Callable[[], Queue], database: str
 ) -> None:
     manifest, jobs = queue.graph({"a": []})
     jobs["alone"] = queue.add(None, "alone")
@@ -128,9 +134,7 @@ def test_a_rescue_does_not_wait_for_an_outcome_being_written_and_leaves_it(
     queue.expire(worker)
     finishing = another()
     finishing.complete(worker, *held)
-    with queue.connection.transaction():
-        queue.run(NO_WAITING)
-        assert queue.rescue() == []
+    assert without_waiting(database, Queue.rescue) == []
     assert queue.value("select state from dreamcut_workers where id = %s", worker) == "live"
     finishing.connection.commit()
     assert queue.rescue() == []
@@ -141,7 +145,7 @@ def test_a_rescue_does_not_wait_for_an_outcome_being_written_and_leaves_it(
 
 @pytest.mark.parametrize("what", ["dreamcut_production_manifest", "dreamcut_jobs"])
 def test_what_somebody_has_locked_is_left_to_the_next_rescue(
-    queue: Queue, another: Callable[[], Queue], what: str
+    queue: Queue, another: Callable[[], Queue], database: str, what: str
 ) -> None:
     """A producer's open transaction on one manifest, an operator's on one job: all others are rescued."""
     (locked, blocked), (_, free) = queue.graph({"a": []}), queue.graph({"a": []})
@@ -152,9 +156,7 @@ def test_what_somebody_has_locked_is_left_to_the_next_rescue(
     holder = another()
     row = locked if what == "dreamcut_production_manifest" else blocked["a"]
     holder.run(f"select from {what} where id = %s for update", row)
-    with queue.connection.transaction():
-        queue.run(NO_WAITING)
-        assert set(ids_of(queue.rescue())) == {free["a"], alone}
+    assert set(ids_of(without_waiting(database, Queue.rescue))) == {free["a"], alone}
     assert queue.job(blocked["a"])["status"] == "processing"
     assert queue.value("select state from dreamcut_workers where id = %s", worker) == "live"
     assert queue.heartbeat(rescuer)["rescue_due"] is True
@@ -202,7 +204,7 @@ def test_a_locked_dependent_holds_up_its_own_manifest_alone(
 
 
 def test_reconcile_leaves_what_belongs_to_a_locked_manifest_to_the_next_time(
-    queue: Queue, another: Callable[[], Queue]
+    queue: Queue, another: Callable[[], Queue], database: str
 ) -> None:
     graphs = [queue.graph({"a": [], "b": ["a"]}) for _ in range(2)]
     # By hand, past the functions: nobody told the dependents.
@@ -211,9 +213,7 @@ def test_reconcile_leaves_what_belongs_to_a_locked_manifest_to_the_next_time(
     holder = another()
     (locked, _), (free, _) = graphs
     holder.run("select from dreamcut_production_manifest where id = %s for no key update", locked)
-    with queue.connection.transaction():
-        queue.run(NO_WAITING)
-        assert queue.reconcile() == 1
+    assert without_waiting(database, Queue.reconcile) == 1
     assert (queue.states(free)["b"], queue.states(locked)["b"]) == ("ready", "blocked")
     holder.connection.rollback()
     assert queue.reconcile() == 1
@@ -247,7 +247,7 @@ def test_what_is_processing_although_nobody_runs_it_goes_back_unharmed(queue: Qu
 
 
 def test_strays_of_several_workers_go_back_at_once_and_what_is_held_or_locked_stays(
-    queue: Queue, another: Callable[[], Queue]
+    queue: Queue, another: Callable[[], Queue], database: str
 ) -> None:
     for _ in range(6):
         queue.add(None)
@@ -259,9 +259,7 @@ def test_strays_of_several_workers_go_back_at_once_and_what_is_held_or_locked_st
     queue.run("update dreamcut_jobs set started_at = now() - interval '3 minutes' where id <> %s", fresh.id)
     holder = another()
     holder.run("select from dreamcut_jobs where id = %s for update", locked.id)
-    with queue.connection.transaction():
-        queue.run(NO_WAITING)
-        assert queue.value("select dreamcut_return_strays()") == 3
+    assert without_waiting(database, lambda side: side.value("select dreamcut_return_strays()")) == 3
     left = queue.rows("select id from dreamcut_jobs where status = 'processing'")
     assert set(ids_of(left)) == {locked.id, known.id, fresh.id}
     holder.connection.rollback()
