@@ -1,23 +1,6 @@
 -- Views for people and monitoring. From Postgres 15 on they show no more than the caller may read; to
 -- Supabase's signed-in users they are not granted at all: see 90_security.sql.
 
--- What a job still waits for, sorted, and what of that does not exist; both empty for one that waits for nothing.
--- A function, because only one row is wanted at a time, and bound to its tables when it is made (begin atomic) instead
--- of by a search_path of its own, because Postgres then puts its query in place of the call.
-create or replace function dreamcut_waits_of(p_job uuid)
-returns table (waits_for text[], missing text[])
-language sql stable rows 1
-begin atomic
-    select
-        coalesce(array_agg(wait.depends_on order by wait.depends_on), '{}') as waits_for,
-        coalesce(array_agg(wait.depends_on order by wait.depends_on) filter (where dependency.id is null), '{}')
-            as missing
-    from dreamcut_job_dependencies wait
-    left join dreamcut_jobs dependency
-        on dependency.manifest_id = wait.manifest_id and dependency.job_id = wait.depends_on
-    where wait.job = p_job;
-end;
-
 -- The finer picture of each job: its state in the queue's own words, and what it waits for.
 create or replace view dreamcut_job_states as
 select
@@ -54,7 +37,16 @@ select
     job.error_class, job.error_message, job.worker_id, job.next_retry_at, job.created_at, job.started_at,
     job.completed_at, job.processing_time_ms, job.output_url
 from dreamcut_jobs job
-left join lateral dreamcut_waits_of(job.id) waiting on job.status = 'pending' and job.unmet_dependencies > 0;
+left join lateral (
+    select
+        coalesce(array_agg(wait.depends_on order by wait.depends_on), '{}') as waits_for,
+        coalesce(array_agg(wait.depends_on order by wait.depends_on) filter (where dependency.id is null), '{}')
+            as missing
+    from dreamcut_job_dependencies wait
+    left join dreamcut_jobs dependency
+        on dependency.manifest_id = wait.manifest_id and dependency.job_id = wait.depends_on
+    where wait.job = job.id
+) waiting on job.status = 'pending' and job.unmet_dependencies > 0;
 
 comment on view dreamcut_job_states is
     'Each job with its state (blocked, delayed, ready, processing, completed, failed, cancelled) and the reason it waits.';

@@ -172,7 +172,16 @@ from (
         order by job.seq limit 100
     ) oldest
 ) job
-cross join lateral dreamcut_waits_of(job.id) waiting;
+cross join lateral (
+    select
+        coalesce(array_agg(wait.depends_on order by wait.depends_on), '{}') as waits_for,
+        coalesce(array_agg(wait.depends_on order by wait.depends_on) filter (where dependency.id is null), '{}')
+            as missing
+    from dreamcut_job_dependencies wait
+    left join dreamcut_jobs dependency
+        on dependency.manifest_id = wait.manifest_id and dependency.job_id = wait.depends_on
+    where wait.job = job.id
+) waiting;
 
 comment on view dreamcut_blocked_jobs is
     'The oldest 100 blocked jobs of each type, with what they wait for and which of that does not exist.';
