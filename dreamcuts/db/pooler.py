@@ -66,6 +66,7 @@ async def _changes_backend(dsn: str) -> bool:
                 async with other.transaction():
                     await other.fetchval(pid)
                     asked = asyncio.create_task(ours.fetchval(pid))
+                    asked.add_done_callback(_heed)
                     answered, _ = await asyncio.wait([asked], timeout=WAIT_S)
                 if not answered:
                     # The other one held the pool's only server connection. Now that it is free, the answer
@@ -80,3 +81,9 @@ async def _changes_backend(dsn: str) -> bool:
             other.terminate()
     finally:
         ours.terminate()
+
+
+def _heed(task: asyncio.Task[object]) -> None:
+    """An answer that nobody waits for, because the other connection failed, is no news for the log."""
+    if not task.cancelled():
+        task.exception()

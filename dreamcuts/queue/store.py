@@ -142,9 +142,9 @@ class Store:
         (row,) = await self._run("look", types=list(types))
         return Look(*row)
 
-    async def promote(self) -> int:
-        """Make ready what has come due; returns how many jobs."""
-        return int(await self._value("promote_jobs"))
+    async def promote(self, jobs: int) -> int:
+        """Make ready what has come due, so many jobs at the most; returns how many it were."""
+        return int(await self._value("promote_jobs", jobs=jobs))
 
     async def claim(
         self,

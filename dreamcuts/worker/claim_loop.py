@@ -29,6 +29,10 @@ from dreamcuts.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
+PROMOTED_AT_ONCE = 1000
+"""Delayed jobs that are made ready in one transaction, at most."""
+MOST_PROMOTIONS = 10
+"""Such transactions after one look, at most."""
 CLAIM_GRACE_S = 5.0
 """How long a claim under way may take once the worker drains."""
 
@@ -166,8 +170,11 @@ class ClaimLoop:
         # That it answers is no sign of the end of an outage: so does a database that takes no writes.
         found = await self._store.look(self._appetite.unknown())
         self._appetite.looked(found, hears=self._hears())
-        if found.due_s is not None and found.due_s <= 0 and not any(map(self._slots.room, self._types)):
-            await self._store.promote()  # we have no room for it; who has is woken
+        if found.due_s is not None and found.due_s <= 0 and not self._appetite.will_promote():
+            # We have no room for it, or enough to do; others may not, and are woken.
+            for _ in range(MOST_PROMOTIONS):
+                if await self._store.promote(PROMOTED_AT_ONCE) < PROMOTED_AT_ONCE:
+                    break
 
     async def claim(self) -> int | None:
         """Make one claim, if there is reason to; returns how many jobs it brought."""

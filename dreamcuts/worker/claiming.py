@@ -20,8 +20,12 @@ from dreamcuts.worker.slots import Slots
 RESCAN_S = 0.2
 """How long a type's claims may begin where the last one ended. Then one begins with the most urgent again."""
 RESCAN_SHARE = 20
-"""... and, whatever was heard, not before this many times what the last such claim took: it may have walked
-over a million dead entries. So all types together have no more than this share of the time for it."""
+"""... and, whatever was heard, not before this many times what the last one took, which may have walked
+over a million dead entries. Where it began at the start for one of several types, so many times longer.
+
+A type of which the last claim found the end always begins at its start."""
+LONGEST_RESCAN_S = 10.0
+"""... but within this. A claim also takes long when the process or the database stood still."""
 LONGEST_POLL_S = 30.0
 """How long a worker that hears notifications goes without looking, however long there was nothing to do."""
 FLOOD_S = 0.2
@@ -97,11 +101,13 @@ class Appetite:
         """Learn from a look at the unknown types. `hears`: notifications arrive."""
         due_s = found.due_s
         self._is_limited = found.is_limited
-        idle = hears and not found.ready and not any(known.may_be_ready for known in self._known.values())
         if due_s is not None and due_s <= 0:
             self.heard()
         for name in found.ready:
             self.heard(name)
+        idle = hears and not any(
+            known.may_be_ready and self._slots.serves(name) for name, known in self._known.items()
+        )
         pause = self._pause_s if idle else self._poll_s
         self._pause_s = min(self._pause_s * 2, max(LONGEST_POLL_S, self._poll_s)) if idle else self._poll_s
         # Jitter, so that idle workers do not look in step.
@@ -133,6 +139,14 @@ class Appetite:
     def wants(self, name: str) -> bool:
         """Whether a free slot of the type is a reason to claim."""
         return self._known[name].may_be_ready
+
+    def will_promote(self) -> bool:
+        """Whether the next claim begins at the start of some type, and so makes ready what has come due."""
+        now = time.monotonic()
+        return any(
+            known.may_be_ready and known.begins_at_start(now) and self._slots.room(name)
+            for name, known in self._known.items()
+        )
 
     def ask(self) -> Asked | None:
         """What to claim now; None: nothing."""
@@ -171,7 +185,8 @@ class Appetite:
                 known.scanned_at = now
                 known.scanned_news = news
                 # Where the types' turns come in different claims, each has its part of the share.
-                known.scan_not_before = now + RESCAN_SHARE * (now - asked.at) * len(asked.lookouts) / scans
+                pause = RESCAN_SHARE * (now - asked.at) * len(asked.lookouts) / scans
+                known.scan_not_before = now + min(pause, LONGEST_RESCAN_S)
             if counts[lookout.type] >= lookout.jobs:
                 if lookout.type in last:
                     known.after = (last[lookout.type].urgency, last[lookout.type].turn)

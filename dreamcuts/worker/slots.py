@@ -142,6 +142,10 @@ class Slots:
         lane = self.lanes[name]
         return max(0, self._steering.slots[name] - lane.active - len(lane.waiting))
 
+    def serves(self, name: str) -> bool:
+        """Whether the type has slots, free or not."""
+        return self._steering.slots[name] > 0
+
     def room(self, name: str) -> int:
         """How many jobs of the type to claim now.
 
@@ -291,13 +295,17 @@ class Slots:
             if self.is_empty():
                 self._occupied = anyio.Event()
                 await self._occupied.wait()
+            asleep = time.monotonic()
             await anyio.sleep(TICK_S)
             now = time.monotonic()
+            stopped_s = now - asleep - TICK_S
             for attempt in list(self.attempts.values()):
                 if attempt.has_run:
                     continue  # what is left is ours: a ticket, say, that waits for the database
                 if attempt.told_at is not None:
-                    # Counted from then: after a stop of the whole process, no job has had its time to end.
+                    # Counted from then, without the time in which the whole process stood still: no job could
+                    # end in that.
+                    attempt.told_at += stopped_s
                     if now - attempt.told_at > STUBBORN_S and not attempt.is_given_up:
                         self._give_up(attempt)
                 elif now - attempt.began > self.lanes[attempt.job.type].limit_s:

@@ -40,8 +40,8 @@ select
     exists (select 1 from dreamcut_providers provider where dreamcut_is_limited(provider)) as is_limited;
 
 -- name: promote_jobs :scalar
--- By a worker that knows of a job that comes due, and has no room for it: others may.
-select dreamcut_promote_jobs(1000);
+-- By a worker that knows of a job that came due, and whose next claim does not promote it.
+select dreamcut_promote_jobs(@jobs::int);
 
 -- name: complete_jobs :scalar
 -- The results come as the JSON that they are: the client does not encode them a second time.

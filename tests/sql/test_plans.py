@@ -29,7 +29,7 @@ FILL = """
 """
 
 
-# Each of a film of its own that has not begun. In every second film, another job waits for it (and for a time).
+# Each of a film of its own that has not begun. In every second one, another job waits for it.
 MANY_FILMS = """
     with film as (
         insert into dreamcut_production_manifest (manifest_json)
@@ -49,7 +49,8 @@ NO_AUTOVACUUM = """
         v_table regclass;
     begin
         for v_table in
-            select class.oid from pg_class class where class.relname like 'dreamcut\\_%' and class.relkind = 'r'
+            select class.oid from pg_class class
+            where class.relname like 'dreamcut\\_%' and class.relkind = 'r'
         loop
             execute format('alter table %s set (autovacuum_enabled = false)', v_table);
         end loop;

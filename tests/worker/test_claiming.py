@@ -231,6 +231,46 @@ def test_whatever_it_hears_a_dear_claim_from_the_start_is_not_made_again_soon(
     assert claim(0.0, "work", "other") == [True, True]
 
 
+def test_a_claim_that_took_long_because_all_stood_still_does_not_put_the_next_start_off_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    hunger = Hunger("work")
+    asked = hunger.ask()
+    clock[0] += 30
+    hunger.appetite.got(asked, jobs(SLOTS))
+    hunger.appetite.looked(Look([], due_s=-1.0), hears=True)
+    clock[0] += claiming.LONGEST_RESCAN_S * 0.9
+    assert not hunger.appetite.will_promote() and hunger.claim(*jobs(SLOTS))[0].after_turn is not None
+    clock[0] += claiming.LONGEST_RESCAN_S * 0.2
+    assert hunger.appetite.will_promote() and hunger.claim(*jobs(SLOTS))[0].after_turn is None
+
+
+def test_a_worker_without_room_promotes_nothing_by_its_next_claim() -> None:
+    hunger = Hunger("work", "other")
+    assert hunger.appetite.will_promote()
+    hunger.steering.slots.update(work=0, other=0)
+    assert not hunger.appetite.will_promote()
+
+
+def test_a_type_without_slots_is_no_reason_to_look_often() -> None:
+    hunger = Hunger("work", "other", poll_s=1.0)
+    hunger.steering.slots["other"] = 0
+    hunger.claim()
+    for _ in range(6):
+        hunger.appetite.looked(Look([]), hears=True)
+    assert hunger.appetite.seconds_to_look() > 5
+
+
+def test_what_came_due_and_could_not_be_had_is_looked_for_again_soon() -> None:
+    hunger = Hunger("work", poll_s=1.0)
+    for _ in range(4):
+        hunger.claim()
+        hunger.appetite.looked(Look([], due_s=-1.0), hears=True)
+        assert hunger.appetite.seconds_to_look() < 1.2
+
+
 def test_a_look_asks_about_the_types_of_which_nothing_is_known() -> None:
     hunger = Hunger("work", "other")
     assert hunger.appetite.unknown() == []
