@@ -31,7 +31,7 @@ Another = Callable[[], Queue]
 OPEN_NOW = """
     (select count(*) from dreamcut_jobs job where job.manifest_id = manifest.id and job.completed_at is null)
 """
-WAITS_NOW = "(select count(*) from dreamcut_job_dependencies wait where wait.job = job.id) - fewer.waits"
+WAITS_NOW = "(select count(*) from dreamcut_job_dependencies wait where wait.job = job.id)"
 
 
 def without_the_locks(queue: Queue, locked: bool, sql: str = TAKE_THE_LOCKS_AWAY) -> None:
