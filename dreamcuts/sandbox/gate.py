@@ -100,8 +100,8 @@ class Gate:
 
     async def _hold(self, cleared: int) -> None:
         """Wait until the rules are dropped once more than `cleared` times, or the sandbox stops."""
-        while self.state.faults.cleared == cleared and not self.state.closing.is_set():  # noqa: ASYNC110
-            await asyncio.sleep(HOLD_LOOK_S)
+        while self.state.faults.cleared == cleared and not self.state.closing.is_set():
+            await self._pause(HOLD_LOOK_S)
 
     async def _hang(self, seconds: float | None, scope: Scope, receive: Receive) -> None:
         """Answer nothing until the client leaves, the time is over or the sandbox stops; then cut."""

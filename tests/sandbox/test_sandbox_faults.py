@@ -10,6 +10,7 @@ import pytest
 from elevenlabs.client import AsyncElevenLabs
 
 from dreamcuts.sandbox import Sandbox
+from tests.support import until
 
 pytestmark = pytest.mark.anyio
 SRPO = "fal-ai/flux/srpo"
@@ -109,9 +110,7 @@ async def test_hold_until_the_rules_are_dropped(fal: Any, http: httpx.AsyncClien
 
     async with anyio.create_task_group() as group:
         group.start_soon(submit)
-        with anyio.fail_after(30):
-            while not sandbox.requests.entries("fal", "POST") or sandbox.faults.rules():  # noqa: ASYNC110
-                await anyio.sleep(0.02)
+        await until(lambda: sandbox.requests.entries("fal", "POST") and not sandbox.faults.rules())
         assert (await http.get(f"{sandbox.url}/_sandbox/health")).status_code == 200
         assert answers == [] and sandbox.bills() == []
         await http.delete(f"{sandbox.url}/_sandbox/faults")
